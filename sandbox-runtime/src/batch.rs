@@ -1,0 +1,178 @@
+//! Batches: several calls in one request, one after the other or all at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody, ErrorCode, SessionMode, TraceId};
+use tokio::{sync::OnceCell, time::Instant};
+
+use crate::{
+    error::{Result, ToolError},
+    executor::{Answer, CallControl, DisconnectGuard, Job, ToolExecutor, failure, meta},
+    resource::new_trace,
+    router::{SessionSpec, SessionTable, parse_key, shutting_down},
+    session::Lease,
+};
+
+/// The temporary sessions of one batch, by resource and session name: its calls share them, and they end with it.
+#[derive(Default)]
+pub(crate) struct BatchSessions {
+    cells: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<OnceCell<Arc<Lease>>>>>,
+}
+
+impl BatchSessions {
+    /// A lease on the batch's session; the first call that needs it makes it.
+    ///
+    /// # Errors
+    /// What `initialize` answered, or why the session ended since.
+    pub(crate) async fn lease(&self, spec: SessionSpec, table: &Arc<SessionTable>) -> Result<Arc<Lease>> {
+        let cell = {
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            cells.entry((spec.resource.name.clone(), spec.key.clone())).or_default().clone()
+        };
+        cell.get_or_try_init(|| table.create_temporary(spec)).await?.session.lease()
+    }
+}
+
+impl ToolExecutor {
+    /// Runs the actions of a batch; its `data` is a [`BatchResult`].
+    ///
+    /// Code 0 when all succeeded, [`ErrorCode::PARTIAL_FAILURE`] when some did, [`ErrorCode::ALL_REQUESTS_FAILED`] when none did.
+    pub async fn execute_batch(self: &Arc<Self>, request: BatchRequest, warnings: Vec<String>) -> Arc<Answer> {
+        let arrival = Instant::now();
+        let trace = request.trace_id.clone().unwrap_or_else(new_trace);
+        let control = self.all_calls().child();
+        match request.idempotency_key.clone() {
+            None => {
+                let guard = DisconnectGuard(Some(control.clone()));
+                // In a task of its own: whoever waits may go away, and the calls end as a cancelled call does.
+                let run = self.clone().run_batch(request, trace.clone(), arrival, control, warnings);
+                let answer = self.calls.spawn(run).await;
+                guard.disarm();
+                Arc::new(answer.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace, arrival, Vec::new()))))
+            }
+            Some(key) => {
+                let digest = self.digest(&request);
+                let worker = request.worker_id.clone();
+                // A batch ends by the limits of its actions; a duplicate waits as long.
+                let limit = self.longest_call() * u32::try_from(request.actions.len().max(1)).unwrap_or(u32::MAX);
+                let run = self.clone().run_batch(request, trace.clone(), arrival, control.clone(), warnings);
+                self.keyed(&worker, &key, digest, trace, limit, control, run).await
+            }
+        }
+    }
+
+    async fn run_batch(
+        self: Arc<Self>,
+        request: BatchRequest,
+        trace: TraceId,
+        arrival: Instant,
+        control: Arc<CallControl>,
+        warnings: Vec<String>,
+    ) -> Answer {
+        if self.draining() {
+            return failure(&shutting_down(), meta(None, trace, arrival, warnings));
+        }
+        let sessions = Arc::new(BatchSessions::default());
+        let stop_on_error = request.stop_on_error.unwrap_or(true);
+        let mut results: Vec<Answer> = Vec::with_capacity(request.actions.len());
+        if request.parallel {
+            let calls: Vec<_> = request
+                .actions
+                .iter()
+                .map(|action| {
+                    let call = self.clone().run_action(action.clone(), &request, trace.clone(), control.child(), sessions.clone());
+                    tokio::spawn(call)
+                })
+                .collect();
+            for call in calls {
+                let answer = call.await;
+                results.push(answer.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace.clone(), arrival, Vec::new()))));
+            }
+        } else {
+            for action in &request.actions {
+                let call = self.clone().run_action(action.clone(), &request, trace.clone(), control.child(), sessions.clone());
+                let answer = call.await;
+                let failed = !answer.success;
+                results.push(answer);
+                if (failed && stop_on_error) || control.cancel.is_cancelled() {
+                    break;
+                }
+            }
+        }
+        drop(sessions);
+        answer(results, request.actions.len(), meta(None, trace, arrival, warnings))
+    }
+
+    fn run_action(
+        self: Arc<Self>,
+        action: BatchAction,
+        request: &BatchRequest,
+        trace: TraceId,
+        control: Arc<CallControl>,
+        sessions: Arc<BatchSessions>,
+    ) -> impl Future<Output = Answer> + Send + use<> {
+        let arrival = Instant::now();
+        let worker = request.worker_id.clone();
+        let named = action.timeout.or(request.timeout);
+        let timeout = action.timeout(request);
+        async move {
+            let prepared = (|| {
+                if let (Some(seconds), None) = (named, timeout) {
+                    let found = seconds.to_string();
+                    return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "timeout", "a positive number of seconds", found));
+                }
+                Ok((self.registry.resolve(&action.action)?, parse_key(action.session.as_deref())?.into()))
+            })();
+            let (tool, session) = match prepared {
+                Ok(prepared) => prepared,
+                Err(error) => return failure(&error, meta(None, trace, arrival, Vec::new())),
+            };
+            let limits = self.limits_for(&tool, timeout, arrival);
+            let job = Job {
+                tool,
+                params: action.params,
+                worker,
+                trace,
+                session,
+                session_id: None,
+                mode: SessionMode::Auto,
+                limits,
+                control,
+                batch: Some(sessions),
+                frames: None,
+                depth: 0,
+                warnings: Vec::new(),
+            };
+            self.spawn(job).await
+        }
+    }
+}
+
+fn answer(results: Vec<Answer>, total: usize, mut meta: sandbox_types::Meta) -> Answer {
+    let success_count = results.iter().filter(|answer| answer.success).count();
+    let executed = results.len();
+    meta.executed = results.iter().any(|answer| answer.meta.executed);
+    let (code, message) = match success_count {
+        n if n == total => (ErrorCode::SUCCESS, "success".to_owned()),
+        0 => (ErrorCode::ALL_REQUESTS_FAILED, format!("none of {total} actions succeeded")),
+        n => (ErrorCode::PARTIAL_FAILURE, format!("{n} of {total} actions succeeded, {executed} were run")),
+    };
+    let data = BatchResult { failed_count: executed - success_count, results, total, executed, success_count };
+    let error = (code != ErrorCode::SUCCESS).then(|| ErrorBody {
+        name: code.name().to_owned(),
+        retryable: code.retryable(),
+        ..ErrorBody::default()
+    });
+    Envelope {
+        success: code == ErrorCode::SUCCESS,
+        code,
+        message,
+        data: serde_json::value::to_raw_value(&data).ok(),
+        error,
+        temporary_session: false,
+        meta,
+    }
+}

@@ -1,0 +1,359 @@
+//! What the runtime knows about a call and lends to tools: worker, session, trace, deadline, cancellation, progress.
+
+use std::{
+    any::Any,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sandbox_types::{ErrorCode, SessionId, TraceId, WorkerId};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::{Result, ToolError},
+    session::Session,
+    tool::SessionUse,
+};
+
+/// How deep tools may call tools.
+pub(crate) const MAX_DEPTH: u8 = 8;
+
+/// Synchronous bodies of one resource that may run at once.
+const MAX_BLOCKING_THREADS: usize = 64;
+
+/// A type that tools and hooks may borrow: the runtime makes it for the call, nothing of it comes from the client.
+///
+/// ```
+/// # use sandbox_runtime::prelude::*;
+/// /// The worker's name in upper case.
+/// struct Shout(String);
+///
+/// impl Inject for Shout {
+///     fn inject(context: &ToolContext) -> Result<Self> {
+///         Ok(Self(context.worker().as_str().to_uppercase()))
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`&{Self}` cannot be injected",
+    label = "not made by the runtime",
+    note = "implement `sandbox_runtime::Inject` for it, or take it by value as a parameter that the client sends"
+)]
+pub trait Inject: Sized + Send + Sync {
+    /// Makes the value for one call.
+    ///
+    /// # Errors
+    /// What it says is the call's answer.
+    fn inject(context: &ToolContext) -> Result<Self>;
+}
+
+/// What is known about a resource: its name and its data folder.
+#[derive(Debug)]
+pub struct ResourceContext {
+    name: Arc<str>,
+    data_dir: Option<PathBuf>,
+    pub(crate) runtime: Handle,
+    blocking: Arc<Semaphore>,
+}
+
+impl ResourceContext {
+    pub(crate) fn new(name: Arc<str>, data_dir: Option<PathBuf>, runtime: Handle) -> Self {
+        Self { name, data_dir, runtime, blocking: Arc::new(Semaphore::new(MAX_BLOCKING_THREADS)) }
+    }
+
+    /// Name of the resource, such as `vm_small`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A folder of this resource's own inside `server.data_dir`, if one is configured. It may not exist yet.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
+}
+
+/// The call that is running, or the request that a hook serves.
+#[derive(Clone)]
+pub struct ToolContext {
+    inner: Arc<Inner>,
+    /// The sessions that this call and its callers hold, innermost first.
+    pub(crate) frames: Option<Arc<Frame>>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) worker: WorkerId,
+    pub(crate) trace: TraceId,
+    pub(crate) resource: Arc<ResourceContext>,
+    pub(crate) session: Option<Arc<Session>>,
+    /// Set while the session is still being made.
+    pub(crate) session_id: Option<SessionId>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) limits: Limits,
+    pub(crate) entered: Entered,
+    pub(crate) depth: u8,
+    pub(crate) nested: Option<Arc<dyn NestedCalls>>,
+}
+
+/// When a call must be over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// When the request arrived.
+    pub(crate) arrival: Instant,
+    /// Until when the call may wait for its method to be entered, from the arrival.
+    pub(crate) wait: Duration,
+    /// How long the method may run, from its entry; `None`: `wait` holds to the end.
+    pub(crate) run: Option<Duration>,
+}
+
+/// Whether, and when, the method was entered; shared with the executor, which answers `meta.executed`.
+#[derive(Clone, Default)]
+pub(crate) struct Entered(Arc<AtomicU64>);
+
+impl Entered {
+    fn mark(&self, arrival: Instant) {
+        let nanos = u64::try_from(arrival.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
+        // Plus one: zero means "not entered".
+        let _ = self.0.compare_exchange(0, nanos.saturating_add(1), Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// From the request's arrival to the entry of the method.
+    pub(crate) fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Acquire) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos - 1)),
+        }
+    }
+}
+
+/// A session held by a call.
+pub(crate) struct Frame {
+    pub(crate) session: Arc<Session>,
+    pub(crate) session_use: SessionUse,
+    /// The read guard of a shared hold. Weak: a context that outlives its call must not keep the session locked.
+    pub(crate) guard: Option<Weak<dyn Any + Send + Sync>>,
+    pub(crate) parent: Option<Arc<Frame>>,
+}
+
+/// What runs the calls that a tool makes; the executor.
+pub(crate) trait NestedCalls: Send + Sync {
+    fn call(
+        self: Arc<Self>,
+        context: ToolContext,
+        action: String,
+        params: Box<RawValue>,
+    ) -> Pin<Box<dyn Future<Output = Result<Box<RawValue>>> + Send>>;
+}
+
+impl ToolContext {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner), frames: None }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// Who calls.
+    pub fn worker(&self) -> &WorkerId {
+        &self.inner.worker
+    }
+
+    /// The trace of the request.
+    pub fn trace(&self) -> &TraceId {
+        &self.inner.trace
+    }
+
+    /// The session's id; none for a tool without a session.
+    pub fn session_id(&self) -> Option<&SessionId> {
+        self.inner.session.as_ref().map(|session| session.id()).or(self.inner.session_id.as_ref())
+    }
+
+    /// The resource that the call runs on.
+    pub fn resource(&self) -> &ResourceContext {
+        &self.inner.resource
+    }
+
+    /// Fires when the answer is no longer wanted: shortly before the deadline, when the client left, when the call is
+    /// cancelled, when the session is destroyed. What a tool returns within the grace that follows is still the answer.
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.inner.cancel
+    }
+
+    /// When the answer must have left.
+    pub fn deadline(&self) -> Instant {
+        let limits = self.inner.limits;
+        match (limits.run, self.inner.entered.get()) {
+            (Some(run), Some(entered)) => limits.arrival + entered + run,
+            _ => limits.arrival + limits.wait,
+        }
+    }
+
+    /// Runs a task on the runtime that outlives the HTTP server; it is not ended with the call.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.inner.resource.runtime.spawn(future)
+    }
+
+    /// Calls another tool for the same worker, trace and deadline.
+    ///
+    /// It shares a session that the caller holds by `&`. At most 8 calls may be nested.
+    ///
+    /// # Errors
+    /// What the called tool answers. [`ErrorCode::CONFLICT`] where it needs a session that the caller has borrowed by
+    /// `&mut`, or where waiting for a session could deadlock.
+    pub async fn call(&self, action: &str, params: impl Serialize) -> Result<Box<RawValue>> {
+        let Some(nested) = self.inner.nested.clone() else {
+            return Err(ToolError::new(ErrorCode::CONFLICT, "tools cannot be called from here"));
+        };
+        if self.inner.depth >= MAX_DEPTH {
+            return Err(ToolError::new(ErrorCode::CONFLICT, format!("more than {MAX_DEPTH} nested calls")));
+        }
+        let params = serde_json::value::to_raw_value(&params)
+            .map_err(|error| ToolError::new(ErrorCode::INVALID_INPUT, format!("params are not JSON: {error}")))?;
+        nested.call(self.clone(), action.to_owned(), params).await
+    }
+
+    pub(crate) fn mark_entered(&self) {
+        self.inner.entered.mark(self.inner.limits.arrival);
+    }
+
+    /// Whether one of the callers holds this session, and how.
+    pub(crate) fn held(&self, session: &Arc<Session>) -> Option<&Arc<Frame>> {
+        let mut next = self.frames.as_ref();
+        while let Some(frame) = next {
+            if Arc::ptr_eq(&frame.session, session) {
+                return Some(frame);
+            }
+            next = frame.parent.as_ref();
+        }
+        None
+    }
+
+    /// The highest ordinal among the sessions held; waiting for a session above it cannot deadlock.
+    pub(crate) fn highest_held(&self) -> Option<u64> {
+        let mut highest = None;
+        let mut next = self.frames.as_ref();
+        while let Some(frame) = next {
+            highest = highest.max(Some(frame.session.ordinal()));
+            next = frame.parent.as_ref();
+        }
+        highest
+    }
+
+    pub(crate) fn push_frame(
+        &mut self,
+        session: Arc<Session>,
+        session_use: SessionUse,
+        guard: Option<Weak<dyn Any + Send + Sync>>,
+    ) {
+        self.frames = Some(Arc::new(Frame { session, session_use, guard, parent: self.frames.take() }));
+    }
+
+    /// Marks the call's session as broken when it is dropped before `disarm`.
+    pub(crate) fn break_session_on_drop(&self) -> BreakOnDrop {
+        BreakOnDrop(self.inner.session.clone())
+    }
+
+    pub(crate) async fn spawn_blocking<R: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R> {
+        let resource = &self.inner.resource;
+        let Ok(permit) = resource.blocking.clone().try_acquire_owned() else {
+            return Err(ToolError::new(
+                ErrorCode::RESOURCE_EXHAUSTED,
+                format!("{MAX_BLOCKING_THREADS} blocking calls of `{}` are running", resource.name),
+            ));
+        };
+        let thread = resource.runtime.spawn_blocking(move || {
+            let _permit = permit;
+            body()
+        });
+        match thread.await {
+            Ok(result) => Ok(result),
+            // The executor answers a panic of a tool; this one happened on another thread.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")),
+        }
+    }
+}
+
+/// The async side of a blocking call: dropped before its thread is done, it breaks the session.
+pub(crate) struct BreakOnDrop(Option<Arc<Session>>);
+
+impl BreakOnDrop {
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for BreakOnDrop {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take() {
+            session.mark_broken();
+        }
+    }
+}
+
+/// Reports how far a call has come. Without a listener it costs next to nothing.
+#[derive(Clone)]
+pub struct Progress {
+    context: ToolContext,
+}
+
+impl Progress {
+    /// `done` of `total` units are done.
+    pub fn report(&self, done: u64, total: Option<u64>, message: &str) {
+        tracing::trace!(trace = %self.context.trace(), done, total, message, "progress");
+    }
+}
+
+impl Inject for ToolContext {
+    fn inject(context: &ToolContext) -> Result<Self> {
+        Ok(context.clone())
+    }
+}
+
+impl Inject for WorkerId {
+    fn inject(context: &ToolContext) -> Result<Self> {
+        Ok(context.worker().clone())
+    }
+}
+
+impl Inject for TraceId {
+    fn inject(context: &ToolContext) -> Result<Self> {
+        Ok(context.trace().clone())
+    }
+}
+
+impl Inject for SessionId {
+    fn inject(context: &ToolContext) -> Result<Self> {
+        context.session_id().cloned().ok_or_else(|| {
+            ToolError::new(ErrorCode::INTERNAL_ERROR, "the tool asks for a session id and uses no session")
+        })
+    }
+}
+
+impl Inject for CancellationToken {
+    fn inject(context: &ToolContext) -> Result<Self> {
+        Ok(context.cancellation().clone())
+    }
+}
+
+impl Inject for Progress {
+    fn inject(context: &ToolContext) -> Result<Self> {
+        Ok(Self { context: context.clone() })
+    }
+}

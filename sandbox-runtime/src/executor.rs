@@ -1,0 +1,547 @@
+//! `ToolExecutor`: resolve, parse, lease, inject, call, answer.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sandbox_types::{Envelope, ErrorBody, ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
+use serde_json::value::RawValue;
+use tokio::{runtime::Handle, time::Instant};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    batch::BatchSessions,
+    context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, ToolContext},
+    error::{Result, ToolError},
+    idempotency::{Begin, IdempotencyStore},
+    registry::{Registry, ToolEntry},
+    resource::{Resource, new_trace},
+    router::{Found, SessionSpec, SessionTable, parse_key, shutting_down},
+    session::{Lease, Session},
+    supervise::{Facts, supervise},
+    tool::SessionUse,
+};
+
+pub(crate) use crate::supervise::{CallControl, Cause};
+
+/// What a call is answered: its `data` is the tool's result as it was serialised, once.
+pub type Answer = Envelope<Box<RawValue>>;
+
+/// Time limits that hold for every call.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimits {
+    /// Of a call whose request and tool name none.
+    pub default: Duration,
+    /// The longest that a request or a tool can have.
+    pub max: Duration,
+    /// How long a call that can be joined again lives on without anyone waiting for it.
+    pub reattach: Duration,
+}
+
+/// Runs tools: the part of the server that knows no HTTP.
+pub struct ToolExecutor {
+    pub(crate) registry: Registry,
+    pub(crate) table: Arc<SessionTable>,
+    pub(crate) runtime: Handle,
+    limits: TimeLimits,
+    idempotency: IdempotencyStore,
+    pub(crate) cleanups: TaskTracker,
+    /// Calls that run now.
+    pub(crate) calls: TaskTracker,
+    /// Parent of every call's control.
+    all_calls: Arc<CallControl>,
+    draining: AtomicBool,
+}
+
+/// One call on its way.
+pub(crate) struct Job {
+    pub(crate) tool: Arc<ToolEntry>,
+    pub(crate) params: Option<Box<RawValue>>,
+    pub(crate) worker: WorkerId,
+    pub(crate) trace: TraceId,
+    pub(crate) session: Arc<str>,
+    pub(crate) session_id: Option<SessionId>,
+    pub(crate) mode: SessionMode,
+    pub(crate) limits: Limits,
+    pub(crate) control: Arc<CallControl>,
+    /// The temporary sessions of the batch it belongs to.
+    pub(crate) batch: Option<Arc<BatchSessions>>,
+    /// Held by the tool that makes this call.
+    pub(crate) frames: Option<Arc<Frame>>,
+    pub(crate) depth: u8,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl ToolExecutor {
+    pub(crate) fn new(
+        registry: Registry,
+        table: Arc<SessionTable>,
+        cleanups: TaskTracker,
+        runtime: Handle,
+        limits: TimeLimits,
+    ) -> Arc<Self> {
+        let executor = Arc::new(Self {
+            registry,
+            table,
+            runtime,
+            limits,
+            idempotency: IdempotencyStore::default(),
+            cleanups,
+            calls: TaskTracker::new(),
+            all_calls: CallControl::new(),
+            draining: AtomicBool::new(false),
+        });
+        executor.runtime.spawn(crate::reaper::run(Arc::downgrade(&executor)));
+        executor
+    }
+
+    /// The names and what stands behind them.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Runs one tool.
+    ///
+    /// A caller that stops waiting cancels the call, unless the request has an idempotency key: then it lives on for
+    /// [`TimeLimits::reattach`], to be joined again. Must be called within a tokio runtime; the tool runs on it.
+    pub async fn execute(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Arc<Answer> {
+        let arrival = Instant::now();
+        let trace = request.trace_id.clone().unwrap_or_else(new_trace);
+        let Some(key) = request.idempotency_key.clone() else {
+            let control = self.all_calls.child();
+            let guard = DisconnectGuard(Some(control.clone()));
+            let answer = match self.prepare(request, trace.clone(), arrival, control, warnings) {
+                Ok(job) => self.spawn(job).await,
+                Err((error, warnings)) => failure(&error, meta(None, trace, arrival, warnings)),
+            };
+            guard.disarm();
+            return Arc::new(answer);
+        };
+        let digest = self.digest(&request);
+        let worker = request.worker_id.clone();
+        let limit = request.timeout().unwrap_or(self.limits.max).min(self.limits.max);
+        let control = self.all_calls.child();
+        let executor = self.clone();
+        let own_trace = trace.clone();
+        self.keyed(&worker, &key, digest, trace, limit, control.clone(), async move {
+            match executor.prepare(request, own_trace.clone(), arrival, control, warnings) {
+                Ok(job) => executor.spawn(job).await,
+                Err((error, warnings)) => failure(&error, meta(None, own_trace, arrival, warnings)),
+            }
+        })
+        .await
+    }
+
+    /// Runs what `run` does once per key: others with the key wait for it, or get the answer it had.
+    #[expect(clippy::too_many_arguments, reason = "the two callers, single and batch, share exactly these")]
+    pub(crate) async fn keyed(
+        self: &Arc<Self>,
+        worker: &WorkerId,
+        key: &str,
+        digest: u128,
+        trace: TraceId,
+        limit: Duration,
+        control: Arc<CallControl>,
+        run: impl Future<Output = Answer> + Send + 'static,
+    ) -> Arc<Answer> {
+        let arrival = Instant::now();
+        let mut run = Some(run);
+        loop {
+            let fail = |error: &ToolError| Arc::new(failure(error, meta(None, trace.clone(), arrival, Vec::new())));
+            let (running, own) = match self.idempotency.begin(worker, key, digest, &control) {
+                Ok(Begin::Replay(answer)) => return answer,
+                Ok(Begin::Join(running)) => (running, false),
+                Ok(Begin::Run(running)) => {
+                    let Some(run) = run.take() else { return fail(&shutting_down()) };
+                    let (executor, worker, key, own) = (self.clone(), worker.clone(), key.to_owned(), running.clone());
+                    tokio::spawn(async move {
+                        let answer = Arc::new(run.await);
+                        executor.idempotency.end(&worker, &key, &own, &answer);
+                    });
+                    (running, true)
+                }
+                Err(error) => return fail(&error),
+            };
+            let waited = running.wait(self.limits.reattach, &self.runtime);
+            // The call that runs ends by limits of its own; one that only joined it waits as long as its request says.
+            let waited = if own { Ok(waited.await) } else { tokio::time::timeout_at(arrival + limit, waited).await };
+            let answer = match waited {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return fail(&shutting_down()),
+                Err(_) => {
+                    let message = "the request with this idempotency_key is still running";
+                    return fail(&ToolError::new(ErrorCode::TIMEOUT_ERROR, message));
+                }
+            };
+            // An answer of a call that was never entered is for its own caller only; another one may do better.
+            if own || answer.meta.executed {
+                return answer;
+            }
+        }
+    }
+
+    pub(crate) fn digest(&self, request: &impl serde::Serialize) -> u128 {
+        let text = serde_json::to_vec(request).unwrap_or_default();
+        let half = |seed| u128::from(ahash::RandomState::with_seeds(seed, 3, 5, 7).hash_one(&text));
+        (half(1) << 64) | half(2)
+    }
+
+    /// The limits of a call that starts now, before its tool is known.
+    fn limit_of(&self, requested: Option<Duration>) -> Limits {
+        let wait = requested.unwrap_or(self.limits.default).min(self.limits.max);
+        Limits { arrival: Instant::now(), wait, run: None }
+    }
+
+    pub(crate) fn limits_for(&self, tool: &ToolEntry, requested: Option<Duration>, arrival: Instant) -> Limits {
+        let run = match requested {
+            Some(_) => None,
+            None => tool.timeout.map(|timeout| timeout.min(self.limits.max)),
+        };
+        Limits { arrival, run, ..self.limit_of(requested) }
+    }
+
+    fn prepare(
+        self: &Arc<Self>,
+        request: ExecuteRequest,
+        trace: TraceId,
+        arrival: Instant,
+        control: Arc<CallControl>,
+        warnings: Vec<String>,
+    ) -> Result<Job, (ToolError, Vec<String>)> {
+        let checked = (|| {
+            if self.draining() {
+                return Err(shutting_down());
+            }
+            if request.timeout.is_some() && request.timeout().is_none() {
+                let found = request.timeout.unwrap_or_default().to_string();
+                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "timeout", "a positive number of seconds", found));
+            }
+            if request.detached {
+                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "detached", "false: this server keeps no detached calls", "true"));
+            }
+            let session = parse_key(request.session.as_deref())?.into();
+            Ok((self.registry.resolve(&request.action)?, session))
+        })();
+        let (tool, session) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Err((error, warnings)),
+        };
+        let limits = self.limits_for(&tool, request.timeout(), arrival);
+        Ok(Job {
+            tool,
+            params: request.params,
+            worker: request.worker_id,
+            trace,
+            session,
+            session_id: request.session_id,
+            mode: request.session_mode,
+            limits,
+            control,
+            batch: None,
+            frames: None,
+            depth: 0,
+            warnings,
+        })
+    }
+
+    /// Runs a call in a task of its own on the caller's runtime: whoever waits for it may go away, it is never dropped midway.
+    pub(crate) async fn spawn(self: &Arc<Self>, job: Job) -> Answer {
+        let (trace, arrival) = (job.trace.clone(), job.limits.arrival);
+        let task = self.calls.spawn(self.clone().run(job));
+        task.await.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace, arrival, Vec::new())))
+    }
+
+    async fn run(self: Arc<Self>, mut job: Job) -> Answer {
+        let facts = Facts::default();
+        let params = job.params.take();
+        let result = supervise(self.attempt(&job, params, &facts), &job.control, job.limits, &facts).await;
+        let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
+        meta.executed = facts.entered.get().is_some();
+        let session = facts.session.get();
+        meta.session_id = session.map(|session| session.id().clone());
+        meta.temporary_session = session.is_some_and(|session| session.temporary);
+        let answer = match result {
+            Ok(data) => success(data, meta),
+            Err(error) => failure(&error, meta),
+        };
+        log(&answer, &job.worker, facts.entered.get());
+        answer
+    }
+
+    async fn attempt(self: &Arc<Self>, job: &Job, params: Option<Box<RawValue>>, facts: &Facts) -> Result<Box<RawValue>> {
+        let tool = &job.tool;
+        let params = tool.params.check(params.as_deref())?;
+        let resource = tool.resource()?;
+        let nested = job.depth > 0;
+        if !nested && resource.gate.is_full() {
+            return Err(too_many_calls(resource));
+        }
+        resource.ensure_started().await?;
+        let lease = match tool.session {
+            SessionUse::None => None,
+            SessionUse::Shared | SessionUse::Exclusive => Some(self.lease(job, resource).await?),
+        };
+        if let Some(lease) = &lease {
+            let _ = facts.session.set(lease.session.clone());
+        }
+        // A caller's permit stands for the calls that its tool makes: taking more could wait for itself.
+        let _permit = match nested {
+            true => None,
+            false => Some(resource.gate.enter(&job.worker).await.map_err(|_| too_many_calls(resource))?),
+        };
+        let mut context = ToolContext::new(Inner {
+            worker: job.worker.clone(),
+            trace: job.trace.clone(),
+            resource: resource.context.clone(),
+            session: lease.as_ref().map(|lease| lease.session.clone()),
+            session_id: None,
+            cancel: job.control.cancel.clone(),
+            limits: job.limits,
+            entered: facts.entered.clone(),
+            depth: job.depth,
+            nested: Some(self.clone()),
+        });
+        context.frames.clone_from(&job.frames);
+        resource.instance.call(tool.index, params, context, lease)?.await
+    }
+
+    /// The session a call runs on: DESIGN's rule of `session_id`, `session_mode` and what stands under the key.
+    async fn lease(self: &Arc<Self>, job: &Job, resource: &Arc<Resource>) -> Result<Arc<Lease>> {
+        if let Some(id) = &job.session_id {
+            let lease = self.table.find_id(&job.worker, id)?;
+            if !Arc::ptr_eq(&lease.session.resource, resource) {
+                let found = format!("a session of `{}`", lease.session.resource.name);
+                let expected = format!("a session of `{}`", resource.name);
+                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "session_id", expected, found));
+            }
+            return Ok(lease);
+        }
+        if let Some(session) = held_by_callers(job, resource) {
+            return session.lease();
+        }
+        if job.mode != SessionMode::Temporary {
+            loop {
+                let acknowledge = job.mode == SessionMode::Auto;
+                match self.table.find(&job.worker, resource, &job.session, acknowledge) {
+                    Found::Live(lease) => return Ok(lease),
+                    Found::Creating(creation) => {
+                        creation.wait().await?;
+                    }
+                    Found::Gone(error) => return Err(error),
+                    Found::Nothing => break,
+                }
+            }
+            if job.mode == SessionMode::Require {
+                let message = format!("the worker has no session `{}` on `{}`; create it first", job.session, resource.name);
+                return Err(ToolError::new(ErrorCode::RESOURCE_NOT_INITIALIZED, message));
+            }
+        }
+        let spec = SessionSpec {
+            worker: job.worker.clone(),
+            resource: resource.clone(),
+            key: job.session.clone(),
+            config: resource.session_schema.check(None).map_err(|error| error.context("a temporary session cannot be made"))?,
+            label: None,
+            ttl: None,
+            trace: job.trace.clone(),
+            nested: Some(self.clone()),
+        };
+        match &job.batch {
+            Some(batch) => batch.lease(spec, &self.table).await,
+            None => self.table.create_temporary(spec).await,
+        }
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The longest that one call can have.
+    pub(crate) fn longest_call(&self) -> Duration {
+        self.limits.max
+    }
+
+    pub(crate) fn all_calls(&self) -> &Arc<CallControl> {
+        &self.all_calls
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.registry.resources().map(|resource| resource.sessions.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn sweep(&self) {
+        self.table.sweep();
+        self.idempotency.sweep();
+    }
+
+    /// Takes no new work from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.table.drain();
+    }
+
+    /// Ends everything, leaving nothing behind: calls get `limit` to finish and are cancelled then, sessions are cleaned
+    /// up in parallel, resources are shut down. How many sessions that were.
+    pub async fn shutdown(&self, limit: Duration, cleanup_sessions: bool) -> usize {
+        self.drain();
+        self.calls.close();
+        if tokio::time::timeout(limit, self.calls.wait()).await.is_err() {
+            self.all_calls.fire(Cause::Shutdown);
+            // Past the token's grace every future is dropped; only a blocked thread can outlast this.
+            let _ = tokio::time::timeout(Duration::from_secs(3), self.calls.wait()).await;
+        }
+        let ended = if cleanup_sessions { self.table.end_all() } else { 0 };
+        self.cleanups.close();
+        let cleaned = tokio::time::timeout(CLEANUP_PATIENCE, self.cleanups.wait()).await.is_ok();
+        if !cleaned {
+            tracing::error!(left = self.cleanups.len(), "sessions could not be cleaned up before the end");
+        }
+        let stops: Vec<_> = self.registry.resources().cloned().collect();
+        let stops: Vec<_> =
+            stops.into_iter().map(|resource| self.runtime.spawn(async move { resource.stop(STOP_PATIENCE).await })).collect();
+        for stop in stops {
+            let _ = stop.await;
+        }
+        ended
+    }
+}
+
+/// How long the shutdown waits for cleanups.
+const CLEANUP_PATIENCE: Duration = Duration::from_secs(35);
+/// How long the shutdown of a resource waits for what still uses it.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The session of this resource and name that a caller of this call holds, if one does.
+fn held_by_callers(job: &Job, resource: &Arc<Resource>) -> Option<Arc<Session>> {
+    let mut next = job.frames.as_ref();
+    while let Some(frame) = next {
+        let session = &frame.session;
+        if Arc::ptr_eq(&session.resource, resource) && session.key == job.session {
+            return Some(session.clone());
+        }
+        next = frame.parent.as_ref();
+    }
+    None
+}
+
+fn too_many_calls(resource: &Resource) -> ToolError {
+    let message = format!("too many calls of `{}` are waiting (max_queued_calls)", resource.name);
+    ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
+}
+
+impl NestedCalls for ToolExecutor {
+    fn call(
+        self: Arc<Self>,
+        context: ToolContext,
+        action: String,
+        params: Box<RawValue>,
+    ) -> Pin<Box<dyn Future<Output = Result<Box<RawValue>>> + Send>> {
+        Box::pin(async move {
+            let inner = context.inner();
+            debug_assert!(inner.depth < MAX_DEPTH);
+            let tool = self.registry.resolve(&action)?;
+            let arrival = Instant::now();
+            let wait = context.deadline().saturating_duration_since(arrival);
+            let control = CallControl::under(&inner.cancel);
+            let guard = DisconnectGuard(Some(control.clone()));
+            let job = Job {
+                tool,
+                params: Some(params),
+                worker: inner.worker.clone(),
+                trace: inner.trace.clone(),
+                session: context.inner().session.as_ref().map_or_else(|| crate::router::DEFAULT_SESSION.into(), |s| s.key.clone()),
+                session_id: None,
+                mode: SessionMode::Auto,
+                limits: Limits { arrival, wait, run: None },
+                control,
+                batch: None,
+                frames: context.frames.clone(),
+                depth: inner.depth + 1,
+                warnings: Vec::new(),
+            };
+            let answer = self.spawn(job).await;
+            guard.disarm();
+            match (answer.data, answer.error) {
+                (Some(data), None) => Ok(data),
+                (_, Some(body)) => Err(ToolError::from_answer(answer.code, answer.message, body)),
+                (None, None) => Ok(RawValue::NULL.to_owned()),
+            }
+        })
+    }
+}
+
+/// Cancels the call when whoever waits for it goes away.
+pub(crate) struct DisconnectGuard(pub(crate) Option<Arc<CallControl>>);
+
+impl DisconnectGuard {
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for DisconnectGuard {
+    fn drop(&mut self) {
+        if let Some(control) = self.0.take() {
+            control.disconnect();
+        }
+    }
+}
+
+pub(crate) fn meta(tool: Option<&ToolEntry>, trace: TraceId, arrival: Instant, warnings: Vec<String>) -> Meta {
+    Meta {
+        tool: tool.map(|tool| tool.full_name.clone()),
+        resource_type: tool.and_then(|tool| tool.resource_type.clone()),
+        trace_id: Some(trace),
+        execution_time_ms: (arrival.elapsed().as_secs_f64() * 1e6).round() / 1e3,
+        warnings,
+        ..Meta::default()
+    }
+}
+
+pub(crate) fn success(data: Box<RawValue>, meta: Meta) -> Answer {
+    Envelope {
+        success: true,
+        code: ErrorCode::SUCCESS,
+        message: "success".to_owned(),
+        data: Some(data),
+        error: None,
+        temporary_session: meta.temporary_session,
+        meta,
+    }
+}
+
+/// The envelope of a failure.
+pub(crate) fn failure(error: &ToolError, meta: Meta) -> Answer {
+    Envelope {
+        success: false,
+        code: error.code(),
+        message: error.message().to_owned(),
+        data: error.data().and_then(|data| serde_json::value::to_raw_value(data).ok()),
+        error: Some(ErrorBody { ..error.body().clone() }),
+        temporary_session: meta.temporary_session,
+        meta,
+    }
+}
+
+/// The one event of a call, at its end; never its parameters.
+fn log(answer: &Answer, worker: &WorkerId, entered: Option<Duration>) {
+    let meta = &answer.meta;
+    let total_ms = meta.execution_time_ms;
+    let wait_ms = entered.map_or(total_ms, |entered| (entered.as_secs_f64() * 1e6).round() / 1e3);
+    tracing::info!(
+        target: "sandbox::call",
+        trace = meta.trace_id.as_ref().map(TraceId::as_str),
+        worker = worker.as_str(),
+        session = meta.session_id.as_ref().map(SessionId::as_str),
+        tool = meta.tool.as_deref(),
+        code = answer.code.number(),
+        wait_ms,
+        run_ms = total_ms - wait_ms,
+        bytes = answer.data.as_ref().map_or(0, |data| data.get().len()),
+    );
+}

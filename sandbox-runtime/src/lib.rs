@@ -1,0 +1,71 @@
+//! Write tool backends for AI agents and serve them.
+//!
+//! One annotated `impl` block is a backend: registration, JSON Schema, parsing, injection and session locking follow
+//! from its signatures. The manual is one sentence: **by value = a parameter that the client sends; by reference =
+//! injected by the runtime; `&mut` session = alone on the session, `&` session = in parallel with other readers.**
+//!
+//! A request goes in one direction: `server` -> [`executor`] -> [`registry`] (one look-up) -> `router` (a session, if
+//! the tool uses one) -> the generated glue -> the author's method.
+
+extern crate self as sandbox_runtime;
+
+pub mod backend;
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod executor;
+pub mod registry;
+pub mod scope;
+pub mod session;
+pub mod slice;
+pub mod tool;
+
+mod batch;
+mod erase;
+mod gate;
+mod gone;
+pub mod host;
+mod idempotency;
+mod journal;
+mod lifecycle;
+pub mod linked;
+mod reaper;
+mod resource;
+mod router;
+mod schema;
+#[cfg(feature = "server")]
+pub mod server;
+mod supervise;
+mod time;
+
+pub use context::Inject;
+pub use error::{Result, ResultExt, ToolError};
+pub use sandbox_macros::{backend, tool, tools};
+pub use sandbox_types as types;
+
+/// What a backend's file needs: `use sandbox_runtime::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        context::{Inject, Progress, ResourceContext, ToolContext},
+        error::{Result, ResultExt, ToolError},
+        session::{EndReason, SessionHandle},
+    };
+    pub use sandbox_macros::{backend, tool, tools};
+    pub use sandbox_types::{ErrorCode, SessionId, TraceId, WorkerId};
+    pub use tokio_util::sync::CancellationToken;
+}
+
+/// What generated code reaches; not for people.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::{
+        backend::{About, Backend, BackendKind, Location, NoConfig, NoSession},
+        error::{Result, ToolError},
+        scope::{CallScope, Cleanup, HookScope, Initialize, Lend, Lent, New, SessionOf, Shutdown, Warmup},
+        session::Exclusive,
+        slice::{BACKENDS, BackendEntry, TOOL_BLOCKS, ToolBlock},
+        tool::{Call, HookResult, Parameter, ParameterDefault, SessionUse, Tool, ToolFuture, ToolResult},
+    };
+    pub use {linkme, schemars, serde, serde_json};
+    pub use std::{boxed::Box, option::Option, result::Result as StdResult, sync::Arc, time::Duration};
+}

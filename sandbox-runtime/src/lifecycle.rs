@@ -1,0 +1,407 @@
+//! What clients ask of sessions, workers and resources, apart from running tools.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use sandbox_types::{
+    CreateSession, DestroySession, ErrorCode, InitBatch, InitResource, RefreshSessions, ResourceInfo, WorkerId,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::{Result, ToolError},
+    executor::ToolExecutor,
+    resource::{Resource, new_trace},
+    router::{Created, SessionSpec, label, parse_key},
+    session::Session,
+    time::rfc3339,
+};
+
+/// Longest time to live that can be asked for: a year.
+const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl ToolExecutor {
+    /// Makes a session, or finds the one that is there.
+    ///
+    /// # Errors
+    /// What `initialize` answered, a limit, an unknown resource, a wrong `session_config`.
+    pub async fn create_session(self: &Arc<Self>, request: CreateSession) -> Result<Value> {
+        let resource = self.registry.resource(&request.resource_type)?.clone();
+        if !resource.about.kind.has_sessions() {
+            resource.ensure_started().await?;
+            // Clients written for services where everything has sessions go on as if this had one.
+            return Ok(json!({
+                "resource_type": &*resource.name,
+                "session_id": null,
+                "session_name": null,
+                "session_status": "active",
+                "compatibility_mode": true,
+                "error": null,
+            }));
+        }
+        let key = parse_key(request.session.as_deref())?.into();
+        let ttl = match request.ttl_seconds {
+            None => None,
+            Some(seconds) => Some(Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero() && *ttl <= MAX_TTL).ok_or_else(
+                || ToolError::parameter(ErrorCode::INVALID_INPUT, "ttl_seconds", "a time of at most a year", seconds.to_string()),
+            )?),
+        };
+        let created = self.make_session(request.worker_id, resource, key, request.session_config, request.custom_name, ttl).await?;
+        Ok(created_data(&created))
+    }
+
+    async fn make_session(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        resource: Arc<Resource>,
+        key: Arc<str>,
+        config: Map<String, Value>,
+        label: Option<String>,
+        ttl: Option<Duration>,
+    ) -> Result<Created> {
+        let raw = serde_json::value::to_raw_value(&config)
+            .map_err(|error| ToolError::new(ErrorCode::INVALID_INPUT, format!("session_config: {error}")))?;
+        let config = resource.session_schema.check(Some(&raw)).map_err(|error| error.inside("session_config"))?;
+        let nested = Some(self.clone() as _);
+        self.table.create(SessionSpec { worker, resource, key, config, label, ttl, trace: new_trace(), nested }).await
+    }
+
+    /// Destroys a session; its cleanup goes on behind.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] when there is none, [`ErrorCode::SESSION_GONE`] when it ended by itself.
+    pub fn destroy_session(&self, request: &DestroySession) -> Result<Value> {
+        let worker = &request.worker_id;
+        let session = match (&request.session_id, &request.resource_type) {
+            (Some(id), _) => {
+                let session = self.table.find_id(worker, id)?.session.clone();
+                self.table.destroy(worker, &session.resource.name, &session.key)?
+            }
+            (None, Some(resource)) => {
+                let resource = self.registry.resource(resource)?;
+                if !resource.about.kind.has_sessions() {
+                    return Ok(json!({
+                        "message": "the resource has no sessions", "session_id": null, "session_name": null,
+                        "resource_type": &*resource.name, "compatibility_mode": true,
+                    }));
+                }
+                self.table.destroy(worker, &resource.name, parse_key(request.session.as_deref())?)?
+            }
+            (None, None) => {
+                return Err(ToolError::parameter(
+                    ErrorCode::MISSING_REQUIRED_FIELD,
+                    "resource_type",
+                    "a resource, or a session_id",
+                    "neither",
+                ));
+            }
+        };
+        let resource = session.as_ref().map_or_else(|| request.resource_type.clone().unwrap_or_default(), |s| s.resource.name.to_string());
+        Ok(json!({
+            "message": "session destroyed",
+            "session_id": session.as_ref().map(|session| session.id()),
+            "session_name": session.as_ref().map(|session| &*session.name),
+            "resource_type": resource,
+        }))
+    }
+
+    /// The worker's sessions.
+    pub fn list_sessions(&self, worker: &WorkerId, resource_type: Option<&str>) -> Value {
+        let sessions: Vec<_> = self
+            .table
+            .sessions_of(worker)
+            .into_iter()
+            .filter(|session| resource_type.is_none_or(|wanted| *session.resource.name == *wanted))
+            .map(|session| {
+                json!({
+                    "resource_type": &*session.resource.name,
+                    "session": &*session.key,
+                    "session_id": session.id(),
+                    "session_name": &*session.name,
+                    "status": if session.busy() { "busy" } else { "active" },
+                    "auto_created": session.temporary,
+                    "created_at": rfc3339(session.created_at),
+                    "last_activity": rfc3339(last_activity(&session)),
+                    "expires_at": expires_at(&session),
+                })
+            })
+            .collect();
+        json!({ "worker_id": worker, "count": sessions.len(), "sessions": sessions })
+    }
+
+    /// Renews the time to live of one session, or of all.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] when the one asked for does not exist, [`ErrorCode::SESSION_GONE`] when it ended.
+    pub fn refresh_sessions(&self, request: &RefreshSessions) -> Result<Value> {
+        let worker = &request.worker_id;
+        let one = match (&request.session_id, &request.resource_type) {
+            (Some(id), _) => Some(self.table.find_id(worker, id)?.session.clone()),
+            (None, Some(resource)) => {
+                let resource = self.registry.resource(resource)?;
+                let key = parse_key(request.session.as_deref())?;
+                match self.table.find(worker, resource, key, false) {
+                    crate::router::Found::Live(lease) => Some(lease.session.clone()),
+                    crate::router::Found::Gone(error) => return Err(error),
+                    crate::router::Found::Creating(_) | crate::router::Found::Nothing => {
+                        let message = format!("the worker has no session `{}`", label(&resource.name, key));
+                        return Err(ToolError::new(ErrorCode::NOT_FOUND, message));
+                    }
+                }
+            }
+            (None, None) => None,
+        };
+        if let Some(session) = one {
+            session.touch();
+            return Ok(json!({
+                "message": "session refreshed",
+                "resource_type": &*session.resource.name,
+                "session_id": session.id(),
+                "expires_at": expires_at(&session),
+            }));
+        }
+        let sessions = self.explicit_sessions(worker);
+        let details: Map<_, _> = sessions
+            .iter()
+            .map(|session| {
+                session.touch();
+                let label = label(&session.resource.name, &session.key).into_owned();
+                (label, json!({ "status": "refreshed", "expires_at": expires_at(session) }))
+            })
+            .collect();
+        Ok(json!({
+            "message": "sessions refreshed", "worker_id": worker, "refreshed_count": details.len(), "details": details,
+        }))
+    }
+
+    fn explicit_sessions(&self, worker: &WorkerId) -> Vec<Arc<Session>> {
+        let mut sessions = self.table.sessions_of(worker);
+        sessions.retain(|session| !session.temporary);
+        sessions
+    }
+
+    /// The worker is alive: its sessions' times to live are renewed.
+    pub fn heartbeat(&self, worker: &WorkerId) -> Value {
+        let sessions = self.explicit_sessions(worker);
+        let active: Vec<_> = sessions
+            .iter()
+            .map(|session| {
+                session.touch();
+                label(&session.resource.name, &session.key).into_owned()
+            })
+            .collect();
+        json!({ "worker_id": worker, "active_sessions": active, "timestamp": rfc3339(SystemTime::now()) })
+    }
+
+    /// What a worker has.
+    pub fn worker_status(&self, worker: &WorkerId) -> Value {
+        let sessions: Map<_, _> = self
+            .explicit_sessions(worker)
+            .iter()
+            .map(|session| {
+                let label = label(&session.resource.name, &session.key).into_owned();
+                let status = if session.busy() { "busy" } else { "active" };
+                let value = json!({
+                    "session_id": session.id(),
+                    "status": status,
+                    "created_at": rfc3339(session.created_at),
+                    "last_activity": rfc3339(last_activity(session)),
+                });
+                (label, value)
+            })
+            .collect();
+        let tools = self.registry.tools().filter(|tool| tool.is_on() && !tool.info.hidden).count();
+        json!({
+            "worker_id": worker,
+            "active_resources": sessions.keys().collect::<Vec<_>>(),
+            "sessions": sessions,
+            "tools_available": tools,
+        })
+    }
+
+    /// Ends everything the worker has.
+    pub fn disconnect(&self, worker: &WorkerId) -> Value {
+        json!({ "worker_id": worker, "sessions_cleaned": self.table.disconnect(worker) })
+    }
+
+    /// `session/create` in the words of the `/api/v1` contract.
+    ///
+    /// # Errors
+    /// As [`Self::create_session`].
+    pub async fn init_resource(self: &Arc<Self>, request: InitResource) -> Result<Value> {
+        let created = self.create_session(CreateSession {
+            worker_id: request.worker_id,
+            resource_type: request.resource_type,
+            session: None,
+            session_config: request.init_config,
+            custom_name: None,
+            ttl_seconds: None,
+        });
+        let data = created.await?;
+        Ok(json!({
+            "session_id": data["session_id"],
+            "session_name": data["session_name"],
+            "resource_type": data["resource_type"],
+            "session_status": data["session_status"],
+            "error": null,
+        }))
+    }
+
+    /// Several sessions at once; what failed is told beside what did not.
+    pub async fn init_batch(self: &Arc<Self>, request: InitBatch) -> Value {
+        let tasks: Vec<_> = request
+            .resource_configs
+            .into_iter()
+            .map(|(resource_type, config)| {
+                let mut config = config.unwrap_or_default();
+                let init_config = match config.remove("content") {
+                    Some(Value::Object(content)) => content,
+                    Some(Value::Null) => Map::new(),
+                    Some(other) => {
+                        config.insert("content".into(), other);
+                        config
+                    }
+                    None => config,
+                };
+                let request = InitResource { worker_id: request.worker_id.clone(), resource_type: resource_type.clone(), init_config };
+                let executor = self.clone();
+                (resource_type, tokio::spawn(async move { executor.init_resource(request).await }))
+            })
+            .collect();
+        let total = tasks.len();
+        let mut results = BTreeMap::new();
+        let mut success_count = 0;
+        for (resource_type, task) in tasks {
+            let result = task.await.unwrap_or_else(|_| Err(crate::router::shutting_down()));
+            success_count += usize::from(result.is_ok());
+            let result = match result {
+                Ok(data) => json!({
+                    "status": "success", "session_id": data["session_id"], "session_status": data["session_status"], "error": null,
+                }),
+                Err(error) => json!({
+                    "status": "error", "session_id": null, "session_status": "error", "error": error.message(),
+                }),
+            };
+            results.insert(resource_type, result);
+        }
+        json!({ "worker_id": request.worker_id, "results": results, "total": total, "success_count": success_count })
+    }
+
+    /// Starts resources, all at once.
+    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Value {
+        let mut results = BTreeMap::new();
+        let mut errors = BTreeMap::new();
+        let names = names.unwrap_or_else(|| self.named_resources().map(|resource| resource.name.to_string()).collect());
+        let mut tasks = Vec::new();
+        for name in names {
+            match self.registry.resource(&name).cloned() {
+                Ok(resource) => tasks.push((name, self.runtime.spawn(async move { resource.ensure_started().await }))),
+                Err(error) => {
+                    results.insert(name.clone(), false);
+                    errors.insert(name, error.message().to_owned());
+                }
+            }
+        }
+        for (name, task) in tasks {
+            let result = task.await.unwrap_or_else(|_| Err(crate::router::shutting_down()));
+            results.insert(name.clone(), result.is_ok());
+            if let Err(error) = result {
+                errors.insert(name, error.message().to_owned());
+            }
+        }
+        let mut answer = json!({
+            "status": if errors.is_empty() { "success" } else { "partial_error" },
+            "results": results,
+            "summary": self.warmup_summary(),
+        });
+        if !errors.is_empty() {
+            answer["errors"] = json!(errors);
+        }
+        answer
+    }
+
+    /// Which resources are ready.
+    pub fn warmup_status(&self) -> Value {
+        let backends: Map<_, _> = self
+            .named_resources()
+            .map(|resource| {
+                let status = json!({ "loaded": true, "warmed_up": resource.started(), "error": resource.last_error() });
+                (resource.name.to_string(), status)
+            })
+            .collect();
+        json!({ "backends": backends, "summary": self.warmup_summary() })
+    }
+
+    fn warmup_summary(&self) -> Value {
+        let total = self.named_resources().count();
+        let warmed_up = self.named_resources().filter(|resource| resource.started()).count();
+        json!({ "total": total, "warmed_up": warmed_up, "pending": total - warmed_up })
+    }
+
+    fn named_resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.registry.resources().filter(|resource| resource.about.free_tool_group.is_none())
+    }
+
+    /// Every resource.
+    pub fn resources(&self) -> Vec<ResourceInfo> {
+        self.named_resources().map(|resource| resource.info()).collect()
+    }
+
+    /// Whether new work is welcome, and the figures of `GET /ready`.
+    pub fn readiness(&self) -> (bool, Value) {
+        let waiting: Vec<_> = self
+            .registry
+            .resources()
+            .filter(|resource| resource.required && !resource.started())
+            .map(|resource| resource.name.to_string())
+            .collect();
+        let draining = self.draining();
+        let (active_workers, total_sessions) = self.table.totals();
+        let status = match (draining, waiting.is_empty()) {
+            (true, _) => "draining",
+            (false, false) => "warming_up",
+            (false, true) => "ready",
+        };
+        let body = json!({
+            "status": status,
+            "tools_count": self.registry.tools().filter(|tool| tool.is_on()).count(),
+            "active_workers": active_workers,
+            "total_sessions": total_sessions,
+            "orphaned_sessions": self.table.orphaned.load(Ordering::Relaxed),
+            "waiting_for": waiting,
+            "warmup": self.warmup_summary(),
+        });
+        (!draining && waiting.is_empty(), body)
+    }
+}
+
+fn created_data(created: &Created) -> Value {
+    let session = &created.session;
+    let mut data = json!({
+        "session_id": session.id(),
+        "session_name": &*session.name,
+        "resource_type": &*session.resource.name,
+        "session": &*session.key,
+        "session_status": "active",
+        "expires_at": expires_at(session),
+    });
+    if created.existed {
+        data["status"] = "exists".into();
+        data["config_matches"] = created.config_matches.into();
+    } else {
+        data["error"] = Value::Null;
+    }
+    data
+}
+
+fn last_activity(session: &Session) -> SystemTime {
+    SystemTime::now() - session.idle()
+}
+
+/// When the session ends if nothing uses it.
+fn expires_at(session: &Session) -> String {
+    rfc3339(last_activity(session) + session.ttl())
+}

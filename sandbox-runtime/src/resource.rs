@@ -1,0 +1,229 @@
+//! A running resource: its start, its limits, and the cleanup of its sessions.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use sandbox_types::{ErrorCode, ResourceInfo, ResourceLimits, TraceId};
+use serde_json::Value;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    backend::About,
+    context::{Entered, Inner, Limits, ResourceContext, ToolContext},
+    erase::{Cleaned, DynInstance},
+    error::{Result, ToolError},
+    supervise::catch,
+    gate::Gate,
+    router::Slot,
+    schema::ParamsSchema,
+    session::{EndReason, Session},
+};
+
+/// How long a cleanup may take before it counts as orphaned; it is not cut off.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest pause between two tries of a cleanup.
+const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+
+/// A configured, running instance of a backend.
+pub(crate) struct Resource {
+    pub(crate) name: Arc<str>,
+    pub(crate) about: &'static About,
+    pub(crate) description: String,
+    pub(crate) limits: ResourceLimits,
+    pub(crate) required: bool,
+    pub(crate) config: Value,
+    /// Of `session_config`.
+    pub(crate) session_schema: ParamsSchema,
+    pub(crate) context: Arc<ResourceContext>,
+    pub(crate) instance: Arc<dyn DynInstance>,
+    pub(crate) gate: Arc<Gate>,
+    /// Start of the clock that all sessions share.
+    pub(crate) epoch: Instant,
+    /// Sessions that exist, those under cleanup included.
+    pub(crate) sessions: AtomicUsize,
+    /// Cleanups that failed or hang, all resources together.
+    pub(crate) orphaned: Arc<AtomicUsize>,
+    /// Cleanups that run, all resources together: the shutdown waits for them.
+    pub(crate) cleanups: TaskTracker,
+    pub(crate) start: Start,
+}
+
+/// How far the start of a resource has come.
+#[derive(Default)]
+pub(crate) struct Start {
+    started: AtomicBool,
+    running: Mutex<Option<watch::Receiver<Option<Result<()>>>>>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Resource {
+    /// Whether the resource is ready for its first call.
+    pub(crate) fn started(&self) -> bool {
+        self.start.started.load(Ordering::Acquire)
+    }
+
+    /// Why the last start failed.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.start.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs `new` and `warmup` unless they have succeeded. All who ask meanwhile share one run, which survives them;
+    /// a failure is tried again on the next use.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BACKEND_NOT_INITIALIZED`] with what the backend answered.
+    pub(crate) async fn ensure_started(self: &Arc<Self>) -> Result<()> {
+        if self.started() {
+            return Ok(());
+        }
+        let mut outcome = self.join_start();
+        let answer = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        answer.unwrap_or_else(|| Err(ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")))
+    }
+
+    fn join_start(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
+        let mut running = self.start.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcome) = &*running {
+            return outcome.clone();
+        }
+        let (sender, outcome) = watch::channel(self.started().then_some(Ok(())));
+        if self.started() {
+            return outcome;
+        }
+        *running = Some(outcome.clone());
+        let resource = self.clone();
+        self.context.runtime.spawn(async move {
+            let began = Instant::now();
+            let result = catch(resource.instance.clone().start(resource.config.clone())).await.and_then(|result| result);
+            let result = result.map_err(|error| {
+                ToolError::new(
+                    ErrorCode::BACKEND_NOT_INITIALIZED,
+                    format!("resource `{}` could not be started: {}", resource.name, error.message()),
+                )
+            });
+            match &result {
+                Ok(()) => tracing::info!(resource = %resource.name, ms = began.elapsed().as_millis(), "resource started"),
+                Err(error) => tracing::error!(resource = %resource.name, "{error}"),
+            }
+            let mut last_error = resource.start.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+            *last_error = result.as_ref().err().map(|error| error.message().to_owned());
+            drop(last_error);
+            resource.start.started.store(result.is_ok(), Ordering::Release);
+            *resource.start.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let _ = sender.send(Some(result));
+        });
+        outcome
+    }
+
+    /// Ends the resource once nothing uses it.
+    pub(crate) async fn stop(&self, limit: Duration) {
+        if !self.started() {
+            return;
+        }
+        let stopped = catch(self.instance.clone().stop(limit));
+        // `stop` waits up to the limit for users; the hook itself gets as long again.
+        match tokio::time::timeout(limit * 2, stopped).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error)) | Err(error)) => tracing::warn!(resource = %self.name, "shutdown: {error}"),
+            Err(_) => tracing::warn!(resource = %self.name, "shutdown did not end within its limit"),
+        }
+        self.start.started.store(false, Ordering::Release);
+    }
+
+    /// Runs the cleanup of an ended session that no call holds any more; its slot is free afterwards.
+    pub(crate) fn clean_up(self: &Arc<Self>, session: Arc<Session>, reason: EndReason, slot: Option<Slot>) {
+        let resource = self.clone();
+        self.cleanups.spawn_on(
+            async move {
+                resource.clean_up_until_gone(&session, reason).await;
+                drop(slot);
+            },
+            &self.context.runtime,
+        );
+    }
+
+    async fn clean_up_until_gone(&self, session: &Arc<Session>, reason: EndReason) {
+        let mut orphan = None;
+        let mut back_off = Duration::from_secs(1);
+        loop {
+            let context = ToolContext::new(Inner {
+                worker: session.worker.clone(),
+                trace: new_trace(),
+                resource: self.context.clone(),
+                session: None,
+                session_id: Some(session.id().clone()),
+                cancel: CancellationToken::new(),
+                limits: Limits { arrival: Instant::now(), wait: CLEANUP_LIMIT, run: None },
+                entered: Entered::default(),
+                depth: 0,
+                nested: None,
+            });
+            let mut round = Box::pin(catch(self.instance.clone().clean_up(session.cell.clone(), context, reason.clone())));
+            let outcome = match tokio::time::timeout(CLEANUP_LIMIT, &mut round).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    tracing::error!(resource = %self.name, session = %session.id(), "cleanup takes longer than 30 s");
+                    orphan.get_or_insert_with(|| Orphan::new(&self.orphaned));
+                    // Cutting it off midway would leave more behind than waiting.
+                    round.await
+                }
+            };
+            match outcome {
+                Ok(Cleaned::Done) => return,
+                Ok(Cleaned::Failed(error)) | Err(error) => {
+                    tracing::error!(resource = %self.name, session = %session.id(), "cleanup failed: {error}");
+                    return;
+                }
+                Ok(Cleaned::Retry(error)) => {
+                    tracing::error!(resource = %self.name, session = %session.id(), "cleanup failed, trying again: {error}");
+                    orphan.get_or_insert_with(|| Orphan::new(&self.orphaned));
+                    tokio::time::sleep(back_off).await;
+                    back_off = (back_off * 2).min(MAX_BACK_OFF);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn info(&self) -> ResourceInfo {
+        ResourceInfo {
+            resource: self.name.to_string(),
+            backend: self.about.name.to_owned(),
+            description: self.description.clone(),
+            version: self.about.version.to_owned(),
+            kind: self.about.kind.as_str().to_owned(),
+            warmed_up: self.started(),
+            last_error: self.last_error(),
+            sessions: self.sessions.load(Ordering::Relaxed),
+            limits: self.limits.clone(),
+        }
+    }
+}
+
+/// Counts one session whose cleanup fails or hangs.
+struct Orphan(Arc<AtomicUsize>);
+
+impl Orphan {
+    fn new(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A trace for what no request asked for, or for a request that names none: 32 hex digits, unique enough for logs.
+#[expect(clippy::expect_used, reason = "32 hex digits are a valid id")]
+pub(crate) fn new_trace() -> TraceId {
+    TraceId::parse(&format!("{:032x}", fastrand::u128(..))).expect("hex is a valid id")
+}

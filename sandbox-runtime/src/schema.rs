@@ -1,0 +1,512 @@
+//! Checks JSON against a schema before the typed parse: ranges, lengths and patterns that serde does not enforce, and
+//! errors that name the parameter, what was expected and what came.
+
+use std::fmt::Write as _;
+
+use jsonschema::{
+    JsonType, Validator,
+    error::{TypeKind, ValidationError, ValidationErrorKind},
+};
+use sandbox_types::ErrorCode;
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    error::{Result, ToolError},
+    tool::ParameterDefault,
+};
+
+/// Longest piece of a value that an error shows, in characters.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// The generator of every schema: draft 2020-12, subschemas in place, as the model APIs want it.
+pub(crate) fn generator() -> SchemaGenerator {
+    SchemaSettings::draft2020_12()
+        .with(|settings| {
+            settings.inline_subschemas = true;
+            settings.meta_schema = None;
+        })
+        .into_generator()
+}
+
+/// Runs one `json_schema` function; recursive types keep their definitions beside.
+pub(crate) fn generate(make: impl FnOnce(&mut SchemaGenerator) -> Schema) -> Value {
+    let mut generator = generator();
+    let mut schema = make(&mut generator).to_value();
+    let definitions = generator.take_definitions(true);
+    if let (Some(object), false) = (schema.as_object_mut(), definitions.is_empty()) {
+        object.insert("$defs".into(), Value::Object(definitions));
+    }
+    schema
+}
+
+/// The parameters of one tool, or one kind of request body: checked, completed, ready for the typed parse.
+pub(crate) struct ParamsSchema {
+    /// As clients see it.
+    pub(crate) published: Value,
+    validator: Validator,
+    defaults: Vec<(&'static str, Value)>,
+    has_integers: bool,
+}
+
+impl ParamsSchema {
+    /// Prepares a tool's parameters.
+    ///
+    /// # Errors
+    /// One text for each default that is wrong, and for a schema that is no schema.
+    pub(crate) fn new(make: fn(&mut SchemaGenerator) -> Schema, defaults: &'static [ParameterDefault]) -> Result<Self, Vec<String>> {
+        let mut parsed = Vec::new();
+        let mut errors = Vec::new();
+        for default in defaults {
+            match (default.check)(default.json).and_then(|()| serde_json::from_str(default.json).map_err(|e| e.to_string())) {
+                Ok(value) => parsed.push((default.parameter, value)),
+                Err(error) => errors.push(format!(
+                    "default of parameter `{}`: `{}` is not a value of its type: {error}",
+                    default.parameter, default.json
+                )),
+            }
+        }
+        // schemars calls default functions of the types themselves: first the checks.
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut published = generate(make);
+        publish(&mut published, &parsed);
+        let this = Self::from_value(published, parsed)?;
+        for (parameter, value) in &this.defaults {
+            let mut probe = Map::new();
+            probe.insert((*parameter).to_owned(), value.clone());
+            let about = |violation: &Violation| violation.parameter.split(['.', '[']).next() == Some(*parameter);
+            let probe = Value::Object(probe);
+            for violation in this.validator.iter_errors(&probe).map(|error| Violation::of(&error)).filter(about) {
+                errors.push(format!(
+                    "default of parameter `{parameter}`: expected {}, found {}",
+                    violation.expected, violation.found
+                ));
+            }
+        }
+        if errors.is_empty() { Ok(this) } else { Err(errors) }
+    }
+
+    /// Prepares a schema without defaults of its own.
+    ///
+    /// # Errors
+    /// It is no schema.
+    pub(crate) fn of_value(mut published: Value) -> Result<Self, Vec<String>> {
+        publish(&mut published, &[]);
+        Self::from_value(published, Vec::new())
+    }
+
+    fn from_value(published: Value, defaults: Vec<(&'static str, Value)>) -> Result<Self, Vec<String>> {
+        let validator = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .build(&published)
+            .map_err(|error| vec![format!("its schema is not valid: {error}")])?;
+        let has_integers = mentions_integer(&published);
+        Ok(Self { published, validator, defaults, has_integers })
+    }
+
+    /// The raw parameters of a call as a value that satisfies the schema, defaults filled in.
+    ///
+    /// # Errors
+    /// The first violation, naming the parameter, what was expected and what came.
+    pub(crate) fn check(&self, params: Option<&RawValue>) -> Result<Value> {
+        let mut value = match params.map(RawValue::get) {
+            None | Some("null" | "{}") => Value::Object(Map::new()),
+            Some(text) => serde_json::from_str(text)
+                .map_err(|error| ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("params: {error}")))?,
+        };
+        let Some(object) = value.as_object_mut() else {
+            return Err(ToolError::parameter(ErrorCode::INVALID_PARAMETER_TYPE, "params", "an object", describe(&value)));
+        };
+        for (parameter, default) in &self.defaults {
+            if object.get(*parameter).is_none_or(Value::is_null) {
+                object.insert((*parameter).to_owned(), default.clone());
+            }
+        }
+        if self.has_integers {
+            integral_floats(&self.published, &self.published, &mut value);
+        }
+        if self.validator.is_valid(&value) { Ok(value) } else { Err(self.violation(&value)) }
+    }
+
+    fn violation(&self, value: &Value) -> ToolError {
+        let known = self.published.get("properties").and_then(Value::as_object);
+        let error = self.validator.iter_errors(value).next();
+        error.map_or_else(
+            || ToolError::new(ErrorCode::INVALID_INPUT, "the parameters do not fit the schema"),
+            |error| Violation::of(&error).into_error("parameter", known),
+        )
+    }
+}
+
+/// The schema of a request body: what is optional may be `null`, as existing clients send it.
+#[cfg(feature = "server")]
+pub(crate) struct BodySchema(ParamsSchema);
+
+#[cfg(feature = "server")]
+impl BodySchema {
+    /// Prepares the schema of `T`.
+    pub(crate) fn of<T: schemars::JsonSchema>() -> Self {
+        let mut published = generate(T::json_schema);
+        let required: Vec<String> = strings(published.get("required")).collect();
+        if let Some(properties) = published.get_mut("properties").and_then(Value::as_object_mut) {
+            for (_, property) in properties.iter_mut().filter(|(name, _)| !required.contains(name)) {
+                let own = property.take();
+                *property = serde_json::json!({ "anyOf": [own, { "type": "null" }] });
+            }
+        }
+        #[expect(clippy::expect_used, reason = "the schemas of the wire types are fixed, and each is built by a test")]
+        Self(ParamsSchema::from_value(published, Vec::new()).expect("a wire type has a schema"))
+    }
+
+    /// What is wrong with a body that did not parse.
+    pub(crate) fn violation(&self, body: &Value) -> ToolError {
+        let error = self.0.validator.iter_errors(body).next();
+        error.map_or_else(
+            || ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the body does not fit the schema of this route"),
+            |error| Violation::of(&error).into_error("field", None),
+        )
+    }
+
+    /// The fields that the route knows.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
+        self.0.published.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.as_str())
+    }
+}
+
+/// The typed parse of a checked value.
+pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let parameter = if path == "." { "params".to_owned() } else { path };
+        ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, "a value of its type", error.into_inner().to_string())
+    })
+}
+
+/// Puts defaults into the schema that clients see, and takes out what only Rust readers need.
+fn publish(schema: &mut Value, defaults: &[(&'static str, Value)]) {
+    let Some(object) = schema.as_object_mut() else { return };
+    object.remove("title");
+    object.entry("type").or_insert_with(|| "object".into());
+    for (parameter, default) in defaults {
+        if let Some(property) = object.get_mut("properties").and_then(|p| p.get_mut(*parameter)) {
+            if let Some(property) = property.as_object_mut() {
+                property.insert("default".into(), default.clone());
+            }
+        }
+        if let Some(required) = object.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|name| name != parameter);
+        }
+    }
+    if object.get("required").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+        object.remove("required");
+    }
+}
+
+fn strings(value: Option<&Value>) -> impl Iterator<Item = String> + '_ {
+    value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned)
+}
+
+fn mentions_integer(schema: &Value) -> bool {
+    match schema {
+        Value::Object(object) => object.iter().any(|(key, value)| (key == "type" && allows(value, "integer")) || mentions_integer(value)),
+        Value::Array(items) => items.iter().any(mentions_integer),
+        _ => false,
+    }
+}
+
+fn allows(type_keyword: &Value, name: &str) -> bool {
+    match type_keyword {
+        Value::String(one) => one == name,
+        Value::Array(many) => many.iter().any(|one| one == name),
+        _ => false,
+    }
+}
+
+/// Turns `3.0` into `3` wherever the schema means an integer: JSON Schema counts it as one, serde does not, models send it.
+fn integral_floats(root: &Value, schema: &Value, value: &mut Value) {
+    /// 2^53: up to here every integral float is exactly one integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(schema) = schema.as_object() else { return };
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let means_integer = schema.get("type").is_some_and(|t| allows(t, "integer") && !allows(t, "number"));
+            if let (true, Some(float)) = (means_integer, number.as_f64()) {
+                if float.fract() == 0.0 && float.abs() <= EXACT {
+                    #[expect(clippy::cast_possible_truncation, reason = "integral and within 2^53")]
+                    {
+                        *value = Value::from(float as i64);
+                    }
+                }
+            }
+        }
+        Value::Array(items) => {
+            let fixed = schema.get("prefixItems").and_then(Value::as_array);
+            let rest = schema.get("items");
+            for (index, item) in items.iter_mut().enumerate() {
+                if let Some(schema) = fixed.and_then(|fixed| fixed.get(index)).or(rest) {
+                    integral_floats(root, schema, item);
+                }
+            }
+        }
+        Value::Object(members) => {
+            let properties = schema.get("properties");
+            let others = schema.get("additionalProperties");
+            for (name, member) in members.iter_mut() {
+                if let Some(schema) = properties.and_then(|properties| properties.get(name)).or(others) {
+                    integral_floats(root, schema, member);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Number(_) => return,
+    }
+    for keyword in ["anyOf", "oneOf", "allOf"] {
+        for branch in schema.get(keyword).and_then(Value::as_array).into_iter().flatten() {
+            integral_floats(root, branch, value);
+        }
+    }
+    let reference = schema.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'));
+    if let Some(target) = reference.and_then(|pointer| root.pointer(pointer)) {
+        integral_floats(root, target, value);
+    }
+}
+
+/// One thing that is wrong, in the words of an answer.
+struct Violation {
+    code: ErrorCode,
+    parameter: String,
+    expected: String,
+    found: String,
+    unknown: bool,
+}
+
+impl Violation {
+    fn of(error: &ValidationError<'_>) -> Self {
+        use ValidationErrorKind as Kind;
+        let path = dotted(error.instance_path().as_str());
+        let found = describe(error.instance());
+        let invalid = |expected: String| Self {
+            code: ErrorCode::INVALID_INPUT,
+            parameter: or_params(&path),
+            expected,
+            found: found.clone(),
+            unknown: false,
+        };
+        match error.kind() {
+            Kind::Required { property } => Self {
+                code: ErrorCode::MISSING_REQUIRED_FIELD,
+                parameter: join(&path, property.as_str().unwrap_or_default()),
+                expected: "a value".into(),
+                found: "nothing".into(),
+                unknown: false,
+            },
+            Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => Self {
+                code: ErrorCode::INVALID_INPUT,
+                parameter: join(&path, unexpected.first().map_or("", String::as_str)),
+                expected: "a known name".into(),
+                found: "an unknown one".into(),
+                unknown: true,
+            },
+            Kind::Type { kind } => Self { code: ErrorCode::INVALID_PARAMETER_TYPE, ..invalid(types(kind)) },
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+                // An optional value is a choice between its type and null: the type's own complaint is the useful one.
+                let complaint = context.iter().find_map(|branch| {
+                    branch.first().filter(|inner| !matches!(inner.kind(), Kind::Type { kind: TypeKind::Single(JsonType::Null) }))
+                });
+                complaint.map_or_else(|| invalid("another shape".into()), Self::of)
+            }
+            Kind::Enum { options } => invalid(format!("one of {options}")),
+            Kind::Constant { expected_value } => invalid(format!("{expected_value}")),
+            Kind::Minimum { limit } => invalid(format!("a number of at least {limit}")),
+            Kind::Maximum { limit } => invalid(format!("a number of at most {limit}")),
+            Kind::ExclusiveMinimum { limit } => invalid(format!("a number above {limit}")),
+            Kind::ExclusiveMaximum { limit } => invalid(format!("a number below {limit}")),
+            Kind::MultipleOf { multiple_of } => invalid(format!("a multiple of {multiple_of}")),
+            Kind::MinLength { limit } => invalid(format!("a string of at least {limit} characters")),
+            Kind::MaxLength { limit } => invalid(format!("a string of at most {limit} characters")),
+            Kind::MinItems { limit } => invalid(format!("an array of at least {limit} items")),
+            Kind::MaxItems { limit } => invalid(format!("an array of at most {limit} items")),
+            Kind::Pattern { pattern } => invalid(format!("a string that matches `{pattern}`")),
+            Kind::Format { format } => invalid(format!("a string in the format `{format}`")),
+            Kind::UniqueItems => invalid("items that are all different".into()),
+            _ => invalid("another value".into()),
+        }
+    }
+
+    fn into_error(self, noun: &str, known: Option<&Map<String, Value>>) -> ToolError {
+        if self.unknown {
+            let near = known.and_then(|known| nearest(&self.parameter, known.keys().map(String::as_str)));
+            let mut message = format!("{noun} `{}` is not known", self.parameter);
+            let names: Vec<_> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
+            let _ = match (near, names.is_empty()) {
+                (Some(near), _) => write!(message, "; did you mean `{near}`?"),
+                (None, true) => write!(message, "; the tool takes none"),
+                (None, false) => write!(message, "; known are {}", names.join(", ")),
+            };
+            let error = ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message);
+            return match near {
+                Some(near) => error.with_candidates([near.to_owned()]),
+                None => error,
+            };
+        }
+        if self.code == ErrorCode::MISSING_REQUIRED_FIELD {
+            let message = format!("{noun} `{}` is required", self.parameter);
+            return ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message);
+        }
+        let message = format!("{noun} `{}`: expected {}, found {}", self.parameter, self.expected, self.found);
+        ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message)
+    }
+}
+
+/// The known name nearest to `name`, if it is near enough to be meant.
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+fn types(kind: &TypeKind) -> String {
+    let name = |one: JsonType| match one {
+        JsonType::Array => "an array",
+        JsonType::Boolean => "a boolean",
+        JsonType::Integer => "an integer",
+        JsonType::Null => "null",
+        JsonType::Number => "a number",
+        JsonType::Object => "an object",
+        JsonType::String => "a string",
+    };
+    match kind {
+        TypeKind::Single(one) => name(*one).to_owned(),
+        TypeKind::Multiple(many) => many.iter().map(name).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+/// The value that came: its type, and a short piece of it.
+pub(crate) fn describe(value: &Value) -> String {
+    let mut text = match value {
+        Value::Null => return "null".into(),
+        Value::Object(_) => return "an object".into(),
+        Value::Array(items) => return format!("an array of {} items", items.len()),
+        Value::String(text) => format!("string {:?}", text.chars().take(SHOWN_CHARACTERS + 1).collect::<String>()),
+        Value::Bool(_) => format!("boolean {value}"),
+        Value::Number(_) => format!("number {value}"),
+    };
+    if text.chars().count() > SHOWN_CHARACTERS {
+        text = text.chars().take(SHOWN_CHARACTERS).chain("…".chars()).collect();
+    }
+    text
+}
+
+/// `/items/2/name` as `items[2].name`.
+fn dotted(pointer: &str) -> String {
+    let mut path = String::new();
+    for part in pointer.split('/').skip(1) {
+        let part = part.replace("~1", "/").replace("~0", "~");
+        if part.chars().all(|c| c.is_ascii_digit()) {
+            let _ = write!(path, "[{part}]");
+        } else {
+            path = join(&path, &part);
+        }
+    }
+    path
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn or_params(path: &str) -> String {
+    if path.is_empty() { "params".to_owned() } else { path.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::{ParameterDefault, ParamsSchema};
+    use sandbox_types::ErrorCode;
+
+    #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
+    #[serde(rename_all = "lowercase")]
+    enum Button {
+        Left,
+        Right,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Params {
+        #[schemars(range(min = 1, max = 10))]
+        count: u32,
+        button: Button,
+        delay_ms: Option<u32>,
+        #[serde(default)]
+        points: Vec<(i32, f64)>,
+    }
+
+    static DEFAULTS: &[ParameterDefault] = &[ParameterDefault::of::<Button>("button", "\"left\"")];
+
+    fn schema() -> ParamsSchema {
+        ParamsSchema::new(<Params as JsonSchema>::json_schema, DEFAULTS).expect("the defaults are right")
+    }
+
+    fn check(params: &serde_json::Value) -> Result<Params, crate::ToolError> {
+        let raw = to_raw_value(params).expect("json");
+        super::parse(schema().check(Some(&raw))?)
+    }
+
+    #[test]
+    fn null_and_absence_take_the_default_and_integral_floats_are_integers() {
+        let params = check(&json!({"count": 3.0, "button": null, "delay_ms": null, "points": [[1.0, 2.0]]})).expect("fits");
+        assert_eq!((params.count, params.button, params.delay_ms), (3, Button::Left, None));
+        assert_eq!(params.points, [(1, 2.0)]);
+        assert_eq!(check(&json!({"count": 1, "button": "right", "delay_ms": 5.0})).expect("fits").delay_ms, Some(5));
+    }
+
+    #[test]
+    fn the_published_schema_shows_the_default_and_does_not_require_it() {
+        let published = schema().published;
+        assert_eq!(published["properties"]["button"]["default"], "left");
+        assert_eq!(published["required"], json!(["count"]));
+    }
+
+    #[test]
+    fn an_error_names_parameter_expectation_and_finding() {
+        let cases = [
+            (json!({}), ErrorCode::MISSING_REQUIRED_FIELD, "count", "a value", "nothing"),
+            (json!({"count": "3"}), ErrorCode::INVALID_PARAMETER_TYPE, "count", "an integer", "string \"3\""),
+            (json!({"count": 11}), ErrorCode::INVALID_INPUT, "count", "a number of at most 10", "number 11"),
+            (json!({"count": 1.5}), ErrorCode::INVALID_PARAMETER_TYPE, "count", "an integer", "number 1.5"),
+            (json!({"count": 1, "delay_ms": -1}), ErrorCode::INVALID_INPUT, "delay_ms", "a number of at least 0", "number -1"),
+            (json!({"count": 1, "points": [[1, "x"]]}), ErrorCode::INVALID_PARAMETER_TYPE, "points[0][1]", "a number", "string \"x\""),
+            (json!({"count": 1, "dealy_ms": 4}), ErrorCode::INVALID_INPUT, "dealy_ms", "a known name", "an unknown one"),
+        ];
+        for (params, code, parameter, expected, found) in cases {
+            let error = check(&params).expect_err("must be refused");
+            let body = error.body();
+            assert_eq!(
+                (error.code(), body.parameter.as_deref(), body.expected.as_deref(), body.found.as_deref()),
+                (code, Some(parameter), Some(expected), Some(found)),
+                "{params}: {error}"
+            );
+        }
+        let error = check(&json!({"count": 1, "dealy_ms": 4})).expect_err("must be refused");
+        assert!(error.message().contains("did you mean `delay_ms`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_default_is_an_error_of_the_tool() {
+        static WRONG: &[ParameterDefault] = &[ParameterDefault::of::<Button>("button", "\"middle\"")];
+        let errors = ParamsSchema::new(<Params as JsonSchema>::json_schema, WRONG).err().expect("must be refused");
+        assert!(errors[0].contains("`button`"), "{errors:?}");
+        static OUT_OF_RANGE: &[ParameterDefault] = &[ParameterDefault::of::<u32>("count", "99")];
+        let errors = ParamsSchema::new(<Params as JsonSchema>::json_schema, OUT_OF_RANGE).err().expect("must be refused");
+        assert!(errors[0].contains("at most 10"), "{errors:?}");
+    }
+}

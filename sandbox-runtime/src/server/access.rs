@@ -1,0 +1,126 @@
+//! Who may talk to the server: origins, hosts, tokens.
+
+use std::collections::HashSet;
+
+use actix_web::{
+    HttpMessage as _,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN},
+    middleware::Next,
+    web,
+};
+use sandbox_types::ErrorCode;
+use sha2::{Digest, Sha256};
+
+use super::render::Failure;
+use crate::{config::ServerConfig, error::ToolError};
+
+/// The rules, prepared.
+pub(super) struct Access {
+    /// SHA-256 of the tokens: a look-up by digest tells nothing by its time.
+    tokens: HashSet<[u8; 32]>,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+/// Set on a request of an open route that came with a valid token, or needs none: it is told more.
+#[derive(Clone, Copy)]
+pub(super) struct Trusted;
+
+impl Access {
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        let loopback = ["localhost", "127.0.0.1", "[::1]", "::1"].map(str::to_owned).to_vec();
+        let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<Vec<_>>();
+        Self {
+            tokens: config.token_digests().collect(),
+            hosts: if config.allowed_hosts.is_empty() { loopback } else { lower(&config.allowed_hosts) },
+            origins: lower(&config.allowed_origins),
+        }
+    }
+
+    /// No web page may drive a local server: its requests carry an `Origin`, or, by a name that was made to point
+    /// here, a foreign `Host`.
+    fn refuse_foreign(&self, headers: &HeaderMap) -> Result<(), ToolError> {
+        if let Some(origin) = text(headers, &ORIGIN) {
+            if !self.origins.contains(&origin) {
+                let message = "this Origin is not among server.allowed_origins";
+                return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("origin"));
+            }
+        }
+        if self.tokens.is_empty() {
+            if let Some(host) = text(headers, &HOST) {
+                let name = without_port(&host);
+                if !self.hosts.iter().any(|known| known == name || *known == host) {
+                    let message = "this Host is not among server.allowed_hosts";
+                    return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("host"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        if self.tokens.is_empty() {
+            return true;
+        }
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        });
+        token.is_some_and(|token| self.tokens.contains(&<[u8; 32]>::from(Sha256::digest(token))))
+    }
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+/// Lets a request through, or answers it here.
+pub(super) async fn check(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let verdict = {
+        let access = request.app_data::<web::Data<Access>>();
+        access.map_or(Ok(()), |access| {
+            access.refuse_foreign(request.headers())?;
+            let trusted = access.has_token(request.headers());
+            let path = request.path();
+            let path = path.strip_prefix("/api/v1").unwrap_or(path);
+            let open = matches!(path, "/health" | "/ready");
+            match (trusted, open) {
+                (false, false) => {
+                    let message = "a valid token is needed: Authorization: Bearer <token>";
+                    return Err(ToolError::new(ErrorCode::UNAUTHENTICATED, message));
+                }
+                (true, true) => {
+                    request.extensions_mut().insert(Trusted);
+                }
+                (false, true) | (true, false) => {}
+            }
+            Ok(())
+        })
+    };
+    match verdict {
+        Ok(()) => next.call(request).await,
+        Err(error) => Err(Failure(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_port_is_no_part_of_a_host() {
+        for (host, name) in [("localhost:80", "localhost"), ("[::1]:8080", "[::1]"), ("[::1]", "[::1]"), ("a.b", "a.b")] {
+            assert_eq!(super::without_port(host), name);
+        }
+    }
+}

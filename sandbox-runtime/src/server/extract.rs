@@ -1,0 +1,222 @@
+//! Bodies and queries of requests: liberal where existing clients need it, exact about what is wrong.
+
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::LazyLock};
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    error::PayloadError,
+    http::header::CONTENT_TYPE,
+    web::Bytes,
+};
+use sandbox_types::{
+    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions, ShutdownRequest,
+    WarmupRequest, WorkerRequest,
+};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
+};
+
+use super::render::Failure;
+use crate::{
+    error::ToolError,
+    schema::{BodySchema, nearest},
+};
+
+/// A request body that the server knows.
+pub(super) trait WireBody: DeserializeOwned + 'static {
+    /// Its schema, prepared once.
+    fn schema() -> &'static BodySchema;
+
+    /// Stands for an empty body, where a route allows one.
+    fn empty() -> Option<Self> {
+        None
+    }
+}
+
+macro_rules! wire_bodies {
+    ($($body:ident $($empty:expr)?;)*) => {
+        $(impl WireBody for $body {
+            fn schema() -> &'static BodySchema {
+                static SCHEMA: LazyLock<BodySchema> = LazyLock::new(BodySchema::of::<$body>);
+                &SCHEMA
+            }
+
+            $(fn empty() -> Option<Self> {
+                Some($empty)
+            })?
+        })*
+    };
+}
+
+wire_bodies! {
+    ExecuteRequest;
+    BatchRequest;
+    CreateSession;
+    DestroySession;
+    RefreshSessions;
+    WorkerRequest;
+    InitResource;
+    InitBatch;
+    WarmupRequest WarmupRequest::default();
+    ShutdownRequest ShutdownRequest::default();
+}
+
+/// A parsed body, and remarks on fields that the route does not know.
+pub(super) struct Body<T> {
+    pub(super) value: T,
+    pub(super) warnings: Vec<String>,
+}
+
+impl<T: WireBody> FromRequest for Body<T> {
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Self::Error>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let json = is_json(request);
+        let bytes = Bytes::from_request(request, payload);
+        Box::pin(async move {
+            let bytes = bytes.await.map_err(|error| Failure(unreadable(&error)))?;
+            if bytes.is_empty() {
+                if let Some(value) = T::empty() {
+                    return Ok(Self { value, warnings: Vec::new() });
+                }
+            }
+            if !json {
+                let message = "expected Content-Type: application/json";
+                return Err(Failure(ToolError::new(ErrorCode::UNSUPPORTED_MEDIA_TYPE, message)).into());
+            }
+            parse(&bytes).map_err(|error| Failure(error).into())
+        })
+    }
+}
+
+fn is_json(request: &HttpRequest) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn unreadable(error: &actix_web::Error) -> ToolError {
+    match error.as_error::<PayloadError>() {
+        Some(PayloadError::Overflow) => {
+            ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, "the body is larger than server.body_limit_mib allows")
+        }
+        _ => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the body could not be read"),
+    }
+}
+
+fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Ok(Body { value, warnings: unknown_fields::<T>(bytes) }),
+        Err(error) => Err(match serde_json::from_slice::<serde_json::Value>(bytes) {
+            Ok(body) => T::schema().violation(&body),
+            Err(_) => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the body is not JSON: {error}")),
+        }),
+    }
+}
+
+/// Ignored, as existing clients need it, but not in silence.
+fn unknown_fields<T: WireBody>(bytes: &[u8]) -> Vec<String> {
+    let Ok(Fields(names)) = serde_json::from_slice::<Fields<'_>>(bytes) else { return Vec::new() };
+    let known = || T::schema().fields();
+    let unknown = names.iter().filter(|name| !known().any(|known| known == *name));
+    unknown
+        .map(|name| match nearest(name, known()) {
+            Some(near) => format!("unknown field `{name}` is ignored; did you mean `{near}`?"),
+            None => format!("unknown field `{name}` is ignored"),
+        })
+        .collect()
+}
+
+/// The names of an object's members.
+struct Fields<'a>(Vec<Cow<'a, str>>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut names = Vec::with_capacity(8);
+                while let Some(Name(name)) = map.next_key()? {
+                    names.push(name);
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Ok(Fields(names))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// `true`, in the spellings of clients in several languages.
+pub(super) fn is_true(text: Option<&str>) -> bool {
+    text.is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error<T: WireBody>(body: &str) -> ToolError {
+        parse::<T>(body.as_bytes()).err().expect("must be refused")
+    }
+
+    #[test]
+    fn null_is_absence_and_unknown_fields_are_named() {
+        let body = r#"{"worker_id":"w","action":"a:b","timeout":null,"session_mode":null,"detached":null,"params":null,"timout":3}"#;
+        let parsed = parse::<ExecuteRequest>(body.as_bytes()).expect("fits");
+        assert!(parsed.value.timeout.is_none() && parsed.value.params.is_none());
+        assert_eq!(parsed.warnings, ["unknown field `timout` is ignored; did you mean `timeout`?"]);
+    }
+
+    #[test]
+    fn a_wrong_body_names_the_field() {
+        let cases: [(ToolError, ErrorCode, Option<&str>); 6] = [
+            (error::<ExecuteRequest>("{\"worker_id\":"), ErrorCode::INVALID_REQUEST_FORMAT, None),
+            (error::<ExecuteRequest>("[]"), ErrorCode::INVALID_PARAMETER_TYPE, Some("params")),
+            (error::<ExecuteRequest>("{\"worker_id\":\"w\"}"), ErrorCode::MISSING_REQUIRED_FIELD, Some("action")),
+            (error::<ExecuteRequest>("{\"worker_id\":7,\"action\":\"a\"}"), ErrorCode::INVALID_PARAMETER_TYPE, Some("worker_id")),
+            (
+                error::<ExecuteRequest>("{\"worker_id\":\"w\",\"action\":\"a\",\"session_mode\":\"x\"}"),
+                ErrorCode::INVALID_INPUT,
+                Some("session_mode"),
+            ),
+            (
+                error::<BatchRequest>("{\"worker_id\":\"w\",\"actions\":[{\"params\":{}}]}"),
+                ErrorCode::MISSING_REQUIRED_FIELD,
+                Some("actions[0].action"),
+            ),
+        ];
+        for (error, code, field) in cases {
+            assert_eq!((error.code(), error.body().parameter.as_deref()), (code, field), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_wire_body_has_a_schema() {
+        let fields = [
+            ExecuteRequest::schema().fields().count(),
+            BatchRequest::schema().fields().count(),
+            CreateSession::schema().fields().count(),
+            DestroySession::schema().fields().count(),
+            RefreshSessions::schema().fields().count(),
+            WorkerRequest::schema().fields().count(),
+            InitResource::schema().fields().count(),
+            InitBatch::schema().fields().count(),
+            WarmupRequest::schema().fields().count(),
+            ShutdownRequest::schema().fields().count(),
+        ];
+        assert_eq!(fields, [10, 7, 6, 4, 4, 2, 3, 2, 1, 2]);
+    }
+}

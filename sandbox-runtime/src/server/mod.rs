@@ -1,0 +1,217 @@
+//! The HTTP server: actix-web and nothing else of the runtime's rules.
+
+mod access;
+mod extract;
+mod render;
+mod routes;
+mod shutdown;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use actix_web::{App, HttpServer, middleware::from_fn, web};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::{
+    config::Config,
+    host::{Host, HostError},
+    linked::Linked,
+};
+
+use access::Access;
+use shutdown::Stop;
+
+/// Serves the linked backends over HTTP.
+///
+/// ```no_run
+/// use sandbox_runtime::{config::Config, server::HttpServiceServer};
+///
+/// fn main() -> Result<(), sandbox_runtime::server::ServerError> {
+///     HttpServiceServer::builder().config(Config::default()).run()
+/// }
+/// ```
+#[derive(Debug)]
+pub struct HttpServiceServer {
+    address: SocketAddr,
+    stop: UnboundedSender<Stop>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+/// What a server is made of.
+#[derive(Default)]
+pub struct HttpServiceServerBuilder {
+    config: Config,
+    linked: Option<Linked>,
+}
+
+/// Why a server did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Configuration, backends or data folder.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// `server.host` and `server.port`.
+        address: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Http(io::Error),
+}
+
+/// What every route can reach.
+pub(crate) struct Service {
+    pub(crate) executor: Arc<crate::executor::ToolExecutor>,
+    pub(crate) title: String,
+    pub(crate) version: &'static str,
+    pub(crate) allow_shutdown: bool,
+    pub(crate) stop: UnboundedSender<Stop>,
+}
+
+impl HttpServiceServerBuilder {
+    /// The configuration; the default one if none is given.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The backends; those that the linker found if none are given.
+    #[must_use]
+    pub fn linked(mut self, linked: Linked) -> Self {
+        self.linked = Some(linked);
+        self
+    }
+
+    /// Serves until SIGTERM, Ctrl-C or `POST /shutdown`; then everything is cleaned up.
+    ///
+    /// # Errors
+    /// Why the server did not start, or did not end well.
+    pub fn run(self) -> Result<(), ServerError> {
+        let server = self.start()?;
+        shutdown::on_signals(server.stop.clone());
+        server.join()
+    }
+
+    /// Serves in the background and leaves signals to the caller.
+    ///
+    /// # Errors
+    /// Why the server did not start.
+    pub fn start(self) -> Result<HttpServiceServer, ServerError> {
+        let Self { config, linked } = self;
+        let linked = linked.unwrap_or_else(Linked::discover);
+        let listener = listen(&config)?;
+        let address = listener.local_addr().map_err(ServerError::Http)?;
+        let host = Host::start(&config, &linked)?;
+        let (stop, stops) = unbounded_channel();
+        let service = web::Data::new(Service {
+            executor: host.executor().clone(),
+            title: config.server.title.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            allow_shutdown: config.server.allow_shutdown,
+            stop: stop.clone(),
+        });
+        let (ready, is_ready) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("sandbox-http".into())
+            .spawn(move || serve(&config, listener, service, host, stops, &ready))
+            .map_err(ServerError::Http)?;
+        // A sender that is gone means that the thread ended: `join` has its error.
+        let _ = is_ready.recv();
+        Ok(HttpServiceServer { address, stop, thread })
+    }
+}
+
+impl HttpServiceServer {
+    /// A server to be.
+    pub fn builder() -> HttpServiceServerBuilder {
+        HttpServiceServerBuilder::default()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it as SIGTERM would, and waits until everything is cleaned up.
+    ///
+    /// # Errors
+    /// The HTTP server failed.
+    pub fn stop(self) -> Result<(), ServerError> {
+        let _ = self.stop.send(Stop { force: false, cleanup_sessions: true });
+        self.join()
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// The HTTP server failed.
+    pub fn join(self) -> Result<(), ServerError> {
+        let panicked = |_| io::Error::other("its thread panicked");
+        self.thread.join().map_err(panicked).and_then(|result| result).map_err(ServerError::Http)
+    }
+}
+
+fn listen(config: &Config) -> Result<TcpListener, ServerError> {
+    let address = (config.server.host.as_str(), config.server.port);
+    let listen = || {
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in address.to_socket_addrs()? {
+            match TcpListener::bind(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    listen().map_err(|error| ServerError::Listen { address: format!("{}:{}", address.0, address.1), error })
+}
+
+/// The HTTP thread: serves, then drains, cleans up, and only then stops the workers, on which the last calls run.
+fn serve(
+    config: &Config,
+    listener: TcpListener,
+    service: web::Data<Service>,
+    host: Host,
+    stops: tokio::sync::mpsc::UnboundedReceiver<Stop>,
+    ready: &mpsc::Sender<()>,
+) -> io::Result<()> {
+    let access = web::Data::new(Access::new(&config.server));
+    let body_limit = config.server.body_limit_mib * 1024 * 1024;
+    let workers = config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    actix_web::rt::System::new().block_on(async move {
+        let executor = host.executor().clone();
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(service.clone())
+                .app_data(access.clone())
+                .app_data(web::PayloadConfig::new(body_limit))
+                .wrap(from_fn(access::check))
+                .configure(routes::configure)
+                .default_service(web::to(routes::not_found))
+        })
+        .workers(workers)
+        // Otherwise a client that left is not noticed while its call runs.
+        .h1_allow_half_closed(false)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)?
+        .run();
+        let handle = server.handle();
+        let serving = actix_web::rt::spawn(server);
+        let _ = ready.send(());
+        tracing::info!("listening");
+        shutdown::when_told(stops, &host, &executor, &handle).await;
+        let result = serving.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        drop(host);
+        result
+    })
+}

@@ -1,0 +1,85 @@
+//! Answers as HTTP responses.
+
+use std::{fmt, time::Duration};
+
+use actix_web::{
+    HttpResponse, HttpResponseBuilder, ResponseError,
+    http::{StatusCode, header},
+};
+use sandbox_types::{ErrorCode, Meta};
+use serde::Serialize;
+
+use crate::{
+    error::ToolError,
+    executor::{Answer, failure},
+};
+
+/// When to come again after a refusal for want of capacity.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// An error of a route, answered as an envelope.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) ToolError);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<ToolError> for Failure {
+    fn from(error: ToolError) -> Self {
+        Self(error)
+    }
+}
+
+impl ResponseError for Failure {
+    fn status_code(&self) -> StatusCode {
+        status(self.0.code())
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        refusal(&self.0)
+    }
+}
+
+/// An error that no tool call stands behind.
+pub(super) fn refusal(error: &ToolError) -> HttpResponse {
+    envelope(&failure(error, Meta::default()))
+}
+
+pub(super) fn status(code: ErrorCode) -> StatusCode {
+    StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// An enveloped answer; the tool's result is copied as it is, not parsed or escaped again.
+pub(super) fn envelope(answer: &Answer) -> HttpResponse {
+    let mut response = HttpResponse::build(status(answer.code));
+    if matches!(answer.code, ErrorCode::RESOURCE_EXHAUSTED | ErrorCode::SHUTTING_DOWN | ErrorCode::BACKEND_NOT_INITIALIZED) {
+        response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
+    }
+    let data = answer.data.as_ref().map_or(0, |data| data.get().len());
+    write(response, answer, 384 + answer.message.len() + data)
+}
+
+/// Data of a route that envelopes what it answers.
+pub(super) fn success(data: &impl Serialize) -> HttpResponse {
+    match serde_json::value::to_raw_value(data) {
+        Ok(data) => envelope(&crate::executor::success(data, Meta::default())),
+        Err(error) => refusal(&ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())),
+    }
+}
+
+/// A bare answer.
+pub(super) fn bare(status: StatusCode, body: &impl Serialize) -> HttpResponse {
+    write(HttpResponse::build(status), body, 256)
+}
+
+fn write(mut response: HttpResponseBuilder, body: &impl Serialize, expected_bytes: usize) -> HttpResponse {
+    let mut bytes = Vec::with_capacity(expected_bytes);
+    match serde_json::to_writer(&mut bytes, body) {
+        Ok(()) => response.content_type("application/json").body(bytes),
+        // The wire types always serialise; a map with keys that are no strings would not.
+        Err(_) => HttpResponse::InternalServerError().finish(),
+    }
+}

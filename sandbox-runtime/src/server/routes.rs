@@ -1,0 +1,241 @@
+//! Every route, plain and under `/api/v1`.
+
+use std::time::SystemTime;
+
+use actix_web::{
+    HttpMessage as _, HttpRequest, HttpResponse, Resource, Route,
+    http::{Method, StatusCode, header},
+    web::{self, Data, Path, Query, ServiceConfig},
+};
+use sandbox_types::{
+    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions, ShutdownRequest,
+    WarmupRequest, WorkerRequest,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Service,
+    access::Trusted,
+    extract::{Body, is_true},
+    render::{Failure, bare, envelope, refusal, success},
+    shutdown::Stop,
+};
+use crate::{error::ToolError, time::rfc3339};
+
+type Answered = Result<HttpResponse, Failure>;
+
+/// Mounts every route twice: plain, and under `/api/v1` with the further names of that contract.
+pub(super) fn configure(config: &mut ServiceConfig) {
+    all(config);
+    config.service(
+        web::scope("/api/v1")
+            .configure(all)
+            .configure(v1)
+            .default_service(web::to(not_found)),
+    );
+}
+
+fn all(config: &mut ServiceConfig) {
+    config
+        .service(post("/execute", web::post().to(execute)))
+        .service(post("/execute/batch", web::post().to(execute_batch)))
+        .service(post("/session/create", web::post().to(session_create)))
+        .service(post("/session/destroy", web::post().to(session_destroy)))
+        .service(post("/session/list", web::post().to(session_list)))
+        .service(post("/session/refresh", web::post().to(session_refresh)))
+        .service(post("/heartbeat", web::post().to(heartbeat)))
+        .service(post("/status", web::post().to(status)))
+        .service(post("/worker/disconnect", web::post().to(disconnect)))
+        .service(post("/warmup", web::post().to(warmup)))
+        .service(post("/shutdown", web::post().to(shutdown)))
+        .service(get("/warmup/status", web::get().to(warmup_status)))
+        .service(get("/tools", web::get().to(tools)))
+        .service(get("/tools/{name}/schema", web::get().to(tool_schema)))
+        .service(get("/resources", web::get().to(resources)))
+        .service(get("/health", web::get().to(health)))
+        .service(get("/ready", web::get().to(ready)));
+}
+
+fn v1(config: &mut ServiceConfig) {
+    config
+        .service(post("/lifecycle/heartbeat", web::post().to(heartbeat)))
+        .service(post("/lifecycle/status", web::post().to(status)))
+        .service(post("/init/resource", web::post().to(init_resource)))
+        .service(post("/init/batch", web::post().to(init_batch)))
+        .service(post("/init/from-config", web::post().to(init_from_config)))
+        .service(post("/server/shutdown", web::post().to(shutdown)));
+}
+
+fn post(path: &str, route: Route) -> Resource {
+    web::resource(path).route(route).default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "POST") }))
+}
+
+fn get(path: &str, route: Route) -> Resource {
+    web::resource(path).route(route).default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "GET") }))
+}
+
+fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
+    let message = format!("{} is not a method of this route; use {allowed}", request.method());
+    let mut response = refusal(&ToolError::new(ErrorCode::METHOD_NOT_ALLOWED, message));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    response
+}
+
+pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
+    let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
+    refusal(&ToolError::new(ErrorCode::NOT_FOUND, format!("there is no route {method} {}", request.path())))
+}
+
+async fn execute(service: Data<Service>, body: Body<ExecuteRequest>) -> HttpResponse {
+    envelope(&*service.executor.execute(body.value, body.warnings).await)
+}
+
+async fn execute_batch(service: Data<Service>, body: Body<BatchRequest>) -> HttpResponse {
+    envelope(&*service.executor.execute_batch(body.value, body.warnings).await)
+}
+
+async fn session_create(service: Data<Service>, body: Body<CreateSession>) -> Answered {
+    Ok(success(&service.executor.create_session(body.value).await?))
+}
+
+async fn session_destroy(service: Data<Service>, body: Body<DestroySession>) -> Answered {
+    Ok(success(&service.executor.destroy_session(&body.value)?))
+}
+
+async fn session_list(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
+    success(&service.executor.list_sessions(&body.value.worker_id, body.value.resource_type.as_deref()))
+}
+
+async fn session_refresh(service: Data<Service>, body: Body<RefreshSessions>) -> Answered {
+    Ok(success(&service.executor.refresh_sessions(&body.value)?))
+}
+
+async fn heartbeat(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
+    success(&service.executor.heartbeat(&body.value.worker_id))
+}
+
+async fn status(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
+    success(&service.executor.worker_status(&body.value.worker_id))
+}
+
+async fn disconnect(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
+    success(&service.executor.disconnect(&body.value.worker_id))
+}
+
+async fn init_resource(service: Data<Service>, body: Body<InitResource>) -> Answered {
+    Ok(success(&service.executor.init_resource(body.value).await?))
+}
+
+async fn init_batch(service: Data<Service>, body: Body<InitBatch>) -> HttpResponse {
+    success(&service.executor.init_batch(body.value).await)
+}
+
+/// A client must not make the server read files: this route of the contract is refused, unread.
+async fn init_from_config() -> HttpResponse {
+    let message = "the server reads no configuration files for clients; send the configuration to init/batch";
+    refusal(&ToolError::new(ErrorCode::PERMISSION_DENIED, message))
+}
+
+async fn warmup(service: Data<Service>, body: Body<WarmupRequest>) -> HttpResponse {
+    bare(StatusCode::OK, &service.executor.warmup(body.value.backends).await)
+}
+
+async fn warmup_status(service: Data<Service>) -> HttpResponse {
+    bare(StatusCode::OK, &service.executor.warmup_status())
+}
+
+async fn shutdown(service: Data<Service>, body: Body<ShutdownRequest>) -> Answered {
+    if !service.allow_shutdown {
+        let message = "shutdown over HTTP is off; server.allow_shutdown switches it on";
+        return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).into());
+    }
+    let sessions = service.executor.session_count();
+    let cleanup_sessions = body.value.cleanup_sessions.unwrap_or(true);
+    let _ = service.stop.send(Stop { force: body.value.force, cleanup_sessions });
+    Ok(bare(
+        StatusCode::OK,
+        &json!({
+            "status": "success",
+            "message": "the server is shutting down",
+            "sessions_cleaned": if cleanup_sessions { sessions } else { 0 },
+        }),
+    ))
+}
+
+/// Query of `GET /tools`.
+#[derive(Debug, Deserialize)]
+struct ToolsQuery {
+    resource_type: Option<String>,
+    group: Option<String>,
+    /// Full or simple names, separated by commas.
+    names: Option<String>,
+    include_hidden: Option<String>,
+}
+
+async fn tools(service: Data<Service>, query: Query<ToolsQuery>) -> HttpResponse {
+    let registry = service.executor.registry();
+    let hidden_too = is_true(query.include_hidden.as_deref());
+    let names: Option<Vec<&str>> =
+        query.names.as_deref().filter(|names| !names.is_empty()).map(|names| names.split(',').map(str::trim).collect());
+    let given = |filter: &Option<String>| filter.clone().filter(|text| !text.is_empty());
+    let (resource, group) = (given(&query.resource_type), given(&query.group));
+    let tools: Vec<_> = registry
+        .tools()
+        .filter(|tool| tool.is_on())
+        .map(|tool| &tool.info)
+        .filter(|info| match &names {
+            // Asked for by name, a hidden tool is shown.
+            Some(names) => names.iter().any(|name| *name == info.full_name || *name == info.name || *name == info.api_name),
+            None => hidden_too || !info.hidden,
+        })
+        .filter(|info| resource.as_ref().is_none_or(|wanted| info.resource_type.as_ref() == Some(wanted)))
+        .filter(|info| group.as_ref().is_none_or(|wanted| info.group.as_ref() == Some(wanted)))
+        .collect();
+    bare(StatusCode::OK, &json!({ "count": tools.len(), "tools": tools }))
+}
+
+async fn tool_schema(service: Data<Service>, name: Path<String>) -> HttpResponse {
+    match service.executor.registry().resolve(&name) {
+        Ok(tool) => bare(StatusCode::OK, &tool.info),
+        Err(error) => {
+            let error = ToolError::from_answer(ErrorCode::NOT_FOUND, error.message().to_owned(), {
+                let mut body = error.body().clone();
+                ErrorCode::NOT_FOUND.name().clone_into(&mut body.name);
+                body
+            });
+            let answer = crate::executor::failure(&error, sandbox_types::Meta::default());
+            let mut body = serde_json::to_value(answer).unwrap_or_default();
+            // The word that clients of the `/api/v1` contract look for.
+            body["status"] = Value::from("error");
+            bare(StatusCode::NOT_FOUND, &body)
+        }
+    }
+}
+
+async fn resources(service: Data<Service>) -> HttpResponse {
+    let resources = service.executor.resources();
+    bare(StatusCode::OK, &json!({ "count": resources.len(), "resources": resources }))
+}
+
+async fn health(service: Data<Service>) -> HttpResponse {
+    bare(
+        StatusCode::OK,
+        &json!({
+            "status": "healthy",
+            "timestamp": rfc3339(SystemTime::now()),
+            "title": service.title,
+            "version": service.version,
+            "features": ["idempotency", "session_mode", "named_sessions"],
+        }),
+    )
+}
+
+async fn ready(service: Data<Service>, request: HttpRequest) -> HttpResponse {
+    let (ready, mut body) = service.executor.readiness();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if request.extensions().get::<Trusted>().is_none() {
+        body = json!({ "status": body["status"] });
+    }
+    bare(status, &body)
+}

@@ -1,0 +1,73 @@
+//! The end of the server: drain, clean up, stop.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::dev::ServerHandle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::{
+    executor::{Cause, ToolExecutor},
+    host::Host,
+};
+
+/// How to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop {
+    /// Do not wait for running calls.
+    pub(crate) force: bool,
+    /// Whether sessions get their cleanup.
+    pub(crate) cleanup_sessions: bool,
+}
+
+/// Turns SIGTERM and Ctrl-C into stops: the first drains, the second no longer waits for calls.
+pub(super) fn on_signals(stop: UnboundedSender<Stop>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            for force in [false, true] {
+                tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+                if stop.send(Stop { force, cleanup_sessions: true }).is_err() {
+                    break;
+                }
+            }
+            std::io::Result::Ok(())
+        })
+    };
+    let spawned = std::thread::Builder::new().name("sandbox-signals".into()).spawn(move || {
+        if let Err(error) = listen() {
+            tracing::error!("signals cannot be listened for: {error}");
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::error!("signals cannot be listened for: {error}");
+    }
+}
+
+/// Waits for the first stop, then ends everything; a later stop with `force` hurries it.
+pub(super) async fn when_told(
+    mut stops: UnboundedReceiver<Stop>,
+    host: &Host,
+    executor: &Arc<ToolExecutor>,
+    handle: &ServerHandle,
+) {
+    let stop = stops.recv().await.unwrap_or(Stop { force: true, cleanup_sessions: true });
+    tracing::info!("shutting down");
+    executor.drain();
+    // New connections wait, or are refused; those that are open learn from `/ready` and every answer that the server drains.
+    handle.pause().await;
+    let limit = if stop.force { Duration::ZERO } else { host.drain_limit() };
+    let ending = executor.clone();
+    let mut end = host.handle().spawn(async move { ending.shutdown(limit, stop.cleanup_sessions).await });
+    let ended = loop {
+        tokio::select! {
+            ended = &mut end => break ended.unwrap_or_default(),
+            Some(stop) = stops.recv() => if stop.force {
+                executor.all_calls().fire(Cause::Shutdown);
+            },
+        }
+    };
+    tracing::info!(sessions = ended, "sessions cleaned up");
+    handle.stop(true).await;
+}

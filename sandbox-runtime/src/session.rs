@@ -1,0 +1,476 @@
+//! A session, its lease, and the one lock rule: `&mut` excludes, `&` shares.
+
+use std::{
+    any::Any,
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use sandbox_types::{ErrorCode, SessionId, WorkerId};
+use tokio::{
+    sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    context::ToolContext,
+    error::{Result, ToolError},
+    resource::Resource,
+    router::{SessionTable, Slot},
+    tool::SessionUse,
+};
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// A temporary session's call, or batch, is over.
+    CallEnded,
+    /// The worker asked for it.
+    Destroyed,
+    /// The worker disconnected.
+    Disconnected,
+    /// Nothing used it for its time to live.
+    Expired,
+    /// A call was dropped, or panicked, while it had the session to itself.
+    Broken,
+    /// [`SessionHandle::fail`] was called.
+    Failed(String),
+    /// The server shut down, or was restarted.
+    ServerRestarted,
+}
+
+impl EndReason {
+    /// The word that travels as `error.reason`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::CallEnded => "call_ended",
+            Self::Destroyed => "destroyed",
+            Self::Disconnected => "disconnected",
+            Self::Expired => "expired",
+            Self::Broken | Self::Failed(_) => "broken",
+            Self::ServerRestarted => "server_restarted",
+        }
+    }
+
+    /// Whether the worker itself ended the session, and so needs no telling.
+    pub fn asked_for(&self) -> bool {
+        matches!(self, Self::CallEnded | Self::Destroyed | Self::Disconnected)
+    }
+
+    /// The answer to a call that meant a session which ended so.
+    pub(crate) fn gone(&self, what: &str) -> ToolError {
+        let why = match self {
+            Self::CallEnded => "it belonged to one call, which is over".to_owned(),
+            Self::Destroyed => "it was destroyed".to_owned(),
+            Self::Disconnected => "its worker disconnected".to_owned(),
+            Self::Expired => "it was idle for longer than its time to live".to_owned(),
+            Self::Broken => "a call on it was cut off midway, so its state is unknown".to_owned(),
+            Self::Failed(why) => format!("it failed: {why}"),
+            Self::ServerRestarted => "the server was restarted".to_owned(),
+        };
+        ToolError::new(ErrorCode::SESSION_GONE, format!("{what} is gone: {why}")).with_reason(self.as_str())
+    }
+}
+
+/// One session of one worker on one resource.
+pub(crate) struct Session {
+    id: SessionId,
+    pub(crate) name: Box<str>,
+    pub(crate) worker: WorkerId,
+    /// The request field `session`.
+    pub(crate) key: Arc<str>,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) temporary: bool,
+    pub(crate) created_at: SystemTime,
+    pub(crate) config_digest: u64,
+    ordinal: u64,
+    ttl_ms: AtomicU64,
+    last_activity_ms: AtomicU64,
+    /// `RwLock<Option<S>>`; `erase.rs` knows `S`.
+    pub(crate) cell: Arc<dyn Any + Send + Sync>,
+    /// Fires when the session ends; the tokens of its calls are children.
+    pub(crate) cancel: CancellationToken,
+    waiting: AtomicU32,
+    state: Mutex<State>,
+    table: Weak<SessionTable>,
+}
+
+struct State {
+    leases: u32,
+    ended: Option<EndReason>,
+    cleaning: bool,
+    slot: Option<Slot>,
+}
+
+/// What a new session is made of.
+pub(crate) struct NewSession {
+    pub(crate) id: SessionId,
+    pub(crate) name: Box<str>,
+    pub(crate) worker: WorkerId,
+    pub(crate) key: Arc<str>,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) temporary: bool,
+    pub(crate) config_digest: u64,
+    pub(crate) ttl: Duration,
+    pub(crate) ordinal: u64,
+    pub(crate) cell: Arc<dyn Any + Send + Sync>,
+    pub(crate) slot: Slot,
+    pub(crate) table: Weak<SessionTable>,
+}
+
+/// Milliseconds on the clock that all sessions share.
+pub(crate) fn now_ms(epoch: Instant) -> u64 {
+    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Session {
+    pub(crate) fn new(new: NewSession) -> Arc<Self> {
+        let session = Self {
+            id: new.id,
+            name: new.name,
+            worker: new.worker,
+            key: new.key,
+            resource: new.resource,
+            temporary: new.temporary,
+            created_at: SystemTime::now(),
+            config_digest: new.config_digest,
+            ordinal: new.ordinal,
+            ttl_ms: AtomicU64::new(u64::try_from(new.ttl.as_millis()).unwrap_or(u64::MAX)),
+            last_activity_ms: AtomicU64::new(0),
+            cell: new.cell,
+            cancel: CancellationToken::new(),
+            waiting: AtomicU32::new(0),
+            state: Mutex::new(State { leases: 0, ended: None, cleaning: false, slot: Some(new.slot) }),
+            table: new.table,
+        };
+        session.touch();
+        Arc::new(session)
+    }
+
+    pub(crate) fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    pub(crate) fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing below can panic while it is held; a poisoned lock still guards whole values.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews the time to live.
+    pub(crate) fn touch(&self) {
+        self.last_activity_ms.store(now_ms(self.resource.epoch), Ordering::Relaxed);
+    }
+
+    pub(crate) fn idle(&self) -> Duration {
+        let last = self.last_activity_ms.load(Ordering::Relaxed);
+        Duration::from_millis(now_ms(self.resource.epoch).saturating_sub(last))
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms.load(Ordering::Relaxed))
+    }
+
+    /// Idle past its time to live, and no call holds it.
+    pub(crate) fn expired(&self) -> bool {
+        !self.temporary && self.idle() > self.ttl() && self.state().leases == 0
+    }
+
+    pub(crate) fn busy(&self) -> bool {
+        self.state().leases > 0
+    }
+
+    /// The right to use the session during one call.
+    ///
+    /// # Errors
+    /// The session ended.
+    pub(crate) fn lease(self: &Arc<Self>) -> Result<Arc<Lease>> {
+        let mut state = self.state();
+        if let Some(reason) = &state.ended {
+            return Err(reason.gone(&format!("session `{}`", self.id)));
+        }
+        state.leases += 1;
+        drop(state);
+        self.touch();
+        Ok(Arc::new(Lease { session: self.clone() }))
+    }
+
+    /// Ends the session: its calls are cancelled, and its cleanup starts with the end of the last of them.
+    /// Whoever calls this has taken it out of the table. False when it had ended before.
+    pub(crate) fn end(self: &Arc<Self>, reason: EndReason) -> bool {
+        let mut state = self.state();
+        if state.ended.is_some() {
+            return false;
+        }
+        state.ended = Some(reason);
+        let clean_now = state.leases == 0;
+        state.cleaning |= clean_now;
+        drop(state);
+        self.cancel.cancel();
+        if clean_now {
+            self.clean_up();
+        }
+        true
+    }
+
+    pub(crate) fn ended(&self) -> Option<EndReason> {
+        self.state().ended.clone()
+    }
+
+    fn release(self: &Arc<Self>) {
+        self.touch();
+        let mut state = self.state();
+        state.leases -= 1;
+        if state.leases > 0 {
+            return;
+        }
+        let ended = state.ended.is_some();
+        let clean_now = ended && !state.cleaning;
+        state.cleaning |= clean_now;
+        drop(state);
+        if clean_now {
+            self.clean_up();
+        } else if self.temporary && !ended {
+            self.remove(EndReason::CallEnded);
+        }
+    }
+
+    fn clean_up(self: &Arc<Self>) {
+        let (slot, reason) = {
+            let mut state = self.state();
+            (state.slot.take(), state.ended.clone().unwrap_or(EndReason::Destroyed))
+        };
+        self.resource.clean_up(self.clone(), reason, slot);
+    }
+
+    /// A call lost track of the session's state: nobody may use it again.
+    pub(crate) fn mark_broken(self: &Arc<Self>) {
+        self.remove(EndReason::Broken);
+    }
+
+    /// Takes the session out of the table and ends it.
+    pub(crate) fn remove(self: &Arc<Self>, reason: EndReason) {
+        match self.table.upgrade() {
+            Some(table) => table.end(self, reason),
+            None => {
+                self.end(reason);
+            }
+        }
+    }
+}
+
+/// The right to use a session during one call: while one exists, the reaper leaves the session alone and its cleanup waits.
+pub(crate) struct Lease {
+    pub(crate) session: Arc<Session>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.session.release();
+    }
+}
+
+/// Ends a session from outside a call, such as from a task that watches a process.
+#[derive(Clone, Debug, Default)]
+pub struct SessionHandle(Arc<HandleInner>);
+
+#[derive(Default)]
+struct HandleInner {
+    failed: OnceLock<String>,
+    session: OnceLock<Weak<Session>>,
+}
+
+impl std::fmt::Debug for HandleInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionHandle").field("failed", &self.failed.get()).finish_non_exhaustive()
+    }
+}
+
+impl SessionHandle {
+    /// The session no longer works, and why: its calls are cancelled, it is cleaned up, and the worker's next call is
+    /// told so ([`ErrorCode::SESSION_GONE`], reason `broken`).
+    pub fn fail(&self, why: impl Into<String>) {
+        if self.0.failed.set(why.into()).is_ok() {
+            self.apply();
+        }
+    }
+
+    /// Ties the handle to its session, which is made after it.
+    pub(crate) fn attach(&self, session: &Arc<Session>) {
+        let _ = self.0.session.set(Arc::downgrade(session));
+        self.apply();
+    }
+
+    fn apply(&self) {
+        let session = self.0.session.get().and_then(Weak::upgrade);
+        if let (Some(why), Some(session)) = (self.0.failed.get(), session) {
+            session.remove(EndReason::Failed(why.clone()));
+        }
+    }
+}
+
+/// A leased session with its type, not locked yet.
+pub(crate) struct HeldSession<S> {
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) cell: Arc<RwLock<Option<S>>>,
+}
+
+impl<S: Send + Sync + 'static> HeldSession<S> {
+    /// Locks the session for reading, or shares the caller's hold.
+    pub(crate) async fn share(self, context: &mut ToolContext) -> Result<SharedGuard<S>> {
+        if let Some(frame) = context.held(&self.lease.session) {
+            if frame.session_use == SessionUse::Exclusive {
+                return Err(self.conflict("the caller has it to itself"));
+            }
+            // Locking again would deadlock with a writer that waits between the two.
+            let hold = frame.guard.as_ref().and_then(Weak::upgrade).and_then(|any| any.downcast::<SharedHold<S>>().ok());
+            return match hold {
+                Some(hold) => Ok(SharedGuard(hold)),
+                None => Err(self.conflict("the call that held it is over")),
+            };
+        }
+        let guard = match self.cell.clone().try_read_owned() {
+            Ok(guard) => guard,
+            Err(_) => self.wait(context, self.cell.clone().read_owned()).await?,
+        };
+        if guard.is_none() {
+            return Err(self.gone());
+        }
+        let session = self.lease.session.clone();
+        let hold = Arc::new(SharedHold { guard, _lease: self.lease });
+        let erased: Arc<dyn Any + Send + Sync> = hold.clone();
+        context.push_frame(session, SessionUse::Shared, Some(Arc::downgrade(&erased)));
+        Ok(SharedGuard(hold))
+    }
+
+    /// Locks the session for one call alone.
+    pub(crate) async fn exclude(self, context: &mut ToolContext) -> Result<Exclusive<S>> {
+        if context.held(&self.lease.session).is_some() {
+            return Err(self.conflict("the caller holds it"));
+        }
+        let guard = match self.cell.clone().try_write_owned() {
+            Ok(guard) => guard,
+            Err(_) => self.wait(context, self.cell.clone().write_owned()).await?,
+        };
+        if guard.is_none() {
+            return Err(self.gone());
+        }
+        context.push_frame(self.lease.session.clone(), SessionUse::Exclusive, None);
+        Ok(Exclusive { finished: false, guard, lease: self.lease })
+    }
+
+    async fn wait<G>(&self, context: &ToolContext, lock: impl Future<Output = G>) -> Result<G> {
+        let session = &self.lease.session;
+        if context.highest_held().is_some_and(|highest| highest >= session.ordinal()) {
+            return Err(self.conflict("waiting for it could deadlock with a session that the caller holds"));
+        }
+        let max = session.resource.limits.max_waiting_calls;
+        let waiting = Waiting::enter(&session.waiting, max).ok_or_else(|| {
+            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{max} calls wait for session `{}`", session.id))
+        })?;
+        let guard = lock.await;
+        drop(waiting);
+        Ok(guard)
+    }
+
+    fn gone(&self) -> ToolError {
+        let session = &self.lease.session;
+        session.ended().unwrap_or(EndReason::Broken).gone(&format!("session `{}`", session.id))
+    }
+
+    fn conflict(&self, why: &str) -> ToolError {
+        let session = &self.lease.session;
+        ToolError::new(ErrorCode::CONFLICT, format!("session `{}` cannot be used here: {why}", session.id))
+    }
+}
+
+/// Counts a waiting call.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn enter(counter: &'a AtomicU32, max: usize) -> Option<Self> {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        counter
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| (waiting < max).then_some(waiting + 1))
+            .is_ok()
+            .then_some(Self(counter))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The read lock and the lease that keeps it meaningful.
+struct SharedHold<S> {
+    // Before the lease: the cleanup that the lease's end may start needs the lock.
+    guard: OwnedRwLockReadGuard<Option<S>>,
+    _lease: Arc<Lease>,
+}
+
+/// A session in use by this call and perhaps by other readers.
+pub(crate) struct SharedGuard<S>(Arc<SharedHold<S>>);
+
+impl<S> Deref for SharedGuard<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        locked(self.0.guard.as_ref())
+    }
+}
+
+/// A session in use by this call alone.
+///
+/// Dropped before [`Exclusive::finish`], it leaves the session broken: the call was cut off midway.
+pub struct Exclusive<S> {
+    finished: bool,
+    // Before the lease: the cleanup that the lease's end may start needs the lock.
+    guard: OwnedRwLockWriteGuard<Option<S>>,
+    lease: Arc<Lease>,
+}
+
+impl<S> Exclusive<S> {
+    /// The method returned: the session is whole.
+    pub fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl<S> Deref for Exclusive<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        locked(self.guard.as_ref())
+    }
+}
+
+impl<S> DerefMut for Exclusive<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        locked(self.guard.as_mut())
+    }
+}
+
+impl<S> Drop for Exclusive<S> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.lease.session.mark_broken();
+        }
+    }
+}
+
+/// The value of a locked session: cleanup takes it only when no lease is left, and a guard holds one.
+#[expect(clippy::expect_used, reason = "checked when the lock was taken, and the guard's lease keeps cleanup away")]
+fn locked<T>(value: Option<T>) -> T {
+    value.expect("a leased session has its value")
+}

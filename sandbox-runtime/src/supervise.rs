@@ -1,0 +1,225 @@
+//! Runs a call under its time limit, its cancellation and a net for panics.
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use sandbox_types::ErrorCode;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::{
+    context::{Entered, Limits},
+    error::{Result, ToolError},
+    session::{EndReason, Session},
+};
+
+/// Turns a panic of the future into an error.
+pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panicked(&*panic))),
+    })
+    .await
+}
+
+/// The answer to a panic: its message is for the log, the client learns only that it happened.
+fn panicked(panic: &(dyn Any + Send)) -> ToolError {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("(no text)"), "a tool or hook panicked");
+    ToolError::new(ErrorCode::UNEXPECTED_ERROR, "the tool panicked")
+}
+
+/// Why a call is to end before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Cause {
+    Deadline = 1,
+    Disconnect = 2,
+    SessionEnded = 3,
+    Shutdown = 4,
+}
+
+/// The handle by which a call is cancelled.
+pub(crate) struct CallControl {
+    pub(crate) cancel: CancellationToken,
+    cause: AtomicU8,
+    parent: Option<Arc<CallControl>>,
+}
+
+impl CallControl {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { cancel: CancellationToken::new(), cause: AtomicU8::new(0), parent: None })
+    }
+
+    /// A control that is cancelled with its parent.
+    pub(crate) fn child(self: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self { cancel: self.cancel.child_token(), cause: AtomicU8::new(0), parent: Some(self.clone()) })
+    }
+
+    /// A control that is cancelled with a token.
+    pub(crate) fn under(token: &CancellationToken) -> Arc<Self> {
+        Arc::new(Self { cancel: token.child_token(), cause: AtomicU8::new(0), parent: None })
+    }
+
+    pub(crate) fn fire(&self, cause: Cause) {
+        let _ = self.cause.compare_exchange(0, cause as u8, Ordering::AcqRel, Ordering::Acquire);
+        self.cancel.cancel();
+    }
+
+    /// The client left.
+    pub(crate) fn disconnect(&self) {
+        self.fire(Cause::Disconnect);
+    }
+
+    fn cause(&self) -> Cause {
+        match self.cause.load(Ordering::Acquire) {
+            1 => Cause::Deadline,
+            3 => Cause::SessionEnded,
+            4 => Cause::Shutdown,
+            2 => Cause::Disconnect,
+            _ => self.parent.as_ref().map_or(Cause::Disconnect, |parent| parent.cause()),
+        }
+    }
+}
+
+/// What the supervisor learns of a call while it runs.
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub(crate) entered: Entered,
+    pub(crate) session: OnceLock<Arc<Session>>,
+}
+
+/// When a limit of `total` that ends at `end` fires the token, and when the future is dropped at the latest.
+fn marks(end: Instant, total: Duration) -> (Instant, Instant) {
+    let grace = (total / 5).min(Duration::from_secs(2));
+    // The answer leaves by 0.98 of the limit: clients that wait exactly that long still get it.
+    (end - grace, end - total / 50)
+}
+
+/// Runs the future to its end, to its time limit, or to its cancellation; then it is dropped.
+///
+/// The token fires some time before the limit; what the future returns within that grace is the answer.
+///
+/// # Errors
+/// The future's own, [`ErrorCode::TIMEOUT_ERROR`], [`ErrorCode::CANCELLED`], [`ErrorCode::SESSION_GONE`],
+/// [`ErrorCode::SHUTTING_DOWN`], or [`ErrorCode::UNEXPECTED_ERROR`] after a panic.
+pub(crate) async fn supervise<T>(
+    future: impl Future<Output = Result<T>>,
+    control: &CallControl,
+    limits: Limits,
+    facts: &Facts,
+) -> Result<T> {
+    let mut future = pin!(future);
+    let mut watch: Option<Watch> = None;
+    poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Ready(result)) => return Poll::Ready(result),
+            Ok(Poll::Pending) => {}
+            Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
+        }
+        // A call that is ready at once never gets here: timers and wakers cost nothing then.
+        let watch = watch.get_or_insert_with(|| Watch::new(control));
+        watch.poll(context, control, limits, facts)
+    })
+    .await
+}
+
+/// The timers and wakers of a call that has to wait.
+struct Watch {
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    session: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    timer: Pin<Box<Sleep>>,
+    /// Set when the token has fired.
+    drop_at: Option<Instant>,
+}
+
+impl Watch {
+    fn new(control: &CallControl) -> Self {
+        Self {
+            cancelled: Box::pin(control.cancel.clone().cancelled_owned()),
+            session: None,
+            timer: Box::pin(tokio::time::sleep_until(Instant::now())),
+            drop_at: None,
+        }
+    }
+
+    fn poll<T>(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+        control: &CallControl,
+        limits: Limits,
+        facts: &Facts,
+    ) -> Poll<Result<T>> {
+        let entered = facts.entered.get();
+        let (end, total) = match (limits.run, entered) {
+            (Some(run), Some(entered)) => (limits.arrival + entered + run, run),
+            _ => (limits.arrival + limits.wait, limits.wait),
+        };
+        let (fire_at, last) = marks(end, total);
+        if let (None, Some(session)) = (&self.session, facts.session.get()) {
+            self.session = Some(Box::pin(session.cancel.clone().cancelled_owned()));
+        }
+        if self.drop_at.is_none() {
+            if self.session.as_mut().is_some_and(|ended| ended.as_mut().poll(context).is_ready()) {
+                control.fire(Cause::SessionEnded);
+            } else if Instant::now() >= fire_at {
+                control.fire(Cause::Deadline);
+            }
+            if self.cancelled.as_mut().poll(context).is_ready() {
+                let cause = control.cause();
+                let now = Instant::now();
+                self.drop_at = Some(match (cause, entered) {
+                    (Cause::Deadline, _) => last,
+                    // Nothing has begun that could be brought to an end.
+                    (_, None) => now,
+                    (_, Some(_)) => last.min(now + (total / 5).min(Duration::from_secs(2))),
+                });
+            }
+        }
+        let next = self.drop_at.unwrap_or(fire_at);
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+        if self.timer.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        if self.drop_at.is_none() {
+            // The token fires now; the tool gets its chance with the next poll, which firing has asked for.
+            control.fire(Cause::Deadline);
+            self.drop_at = Some(last);
+            self.timer.as_mut().reset(last);
+            context.waker().wake_by_ref();
+            let _ = self.timer.as_mut().poll(context);
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(cut(control.cause(), total, facts)))
+    }
+}
+
+fn cut(cause: Cause, total: Duration, facts: &Facts) -> ToolError {
+    match cause {
+        Cause::Deadline => {
+            let what = if facts.entered.get().is_some() { "the tool ran" } else { "the call waited" };
+            ToolError::new(ErrorCode::TIMEOUT_ERROR, format!("{what} longer than its limit of {} s", total.as_secs_f64()))
+        }
+        Cause::Disconnect => ToolError::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected"),
+        Cause::Shutdown => ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down"),
+        Cause::SessionEnded => {
+            let reason = facts.session.get().and_then(|session| session.ended());
+            let reason = reason.unwrap_or(EndReason::Destroyed);
+            let code = if reason.asked_for() { ErrorCode::CANCELLED } else { ErrorCode::SESSION_GONE };
+            ToolError::new(code, "the session ended during the call").with_reason(reason.as_str())
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `Tool`: one function that a client can call, and `Call`: one call of it.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::{
+    backend::{Backend, Location},
+    context::ToolContext,
+    error::{Result, ToolError},
+    scope::CallScope,
+    session::{Exclusive, HeldSession},
+};
+use sandbox_types::ErrorCode;
+
+/// What a tool's run comes to: the result as JSON, serialised once.
+pub type ToolFuture = Pin<Box<dyn Future<Output = Result<Box<RawValue>>> + Send>>;
+
+/// One function that a client can call.
+///
+/// `#[tool]` writes these; by hand, start from [`Tool::new`].
+pub struct Tool<B: Backend> {
+    /// Simple name: `[a-z][a-z0-9_]*` without `__`.
+    pub name: &'static str,
+    /// What it does, for models and people.
+    pub description: &'static str,
+    /// Other simple names it answers to.
+    pub aliases: &'static [&'static str],
+    /// Group that a configuration can choose.
+    pub group: Option<&'static str>,
+    /// Left out of listings.
+    pub hidden: bool,
+    /// Calling twice does what calling once does.
+    pub idempotent: bool,
+    /// Changes nothing.
+    pub read_only: bool,
+    /// Time limit, from the moment the method is entered, for requests that name none.
+    pub timeout: Option<Duration>,
+    /// How it uses the session.
+    pub session: SessionUse,
+    /// JSON Schema of the parameters.
+    pub input_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// JSON Schema of the result.
+    pub output_schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Defaults of parameters, as the JSON that the caller would have sent.
+    pub defaults: &'static [ParameterDefault],
+    /// Runs one call.
+    pub run: fn(Call<B>) -> ToolFuture,
+    /// Where it stands in the source.
+    pub location: Location,
+}
+
+/// The default of one parameter.
+#[derive(Clone, Copy)]
+pub struct ParameterDefault {
+    /// Name of the parameter on the wire.
+    pub parameter: &'static str,
+    /// The JSON that the caller would have sent.
+    pub json: &'static str,
+    /// Parses the JSON as the parameter's type.
+    pub check: fn(&str) -> Result<(), String>,
+}
+
+impl ParameterDefault {
+    /// A default that must parse as `T`.
+    pub const fn of<T: DeserializeOwned>(parameter: &'static str, json: &'static str) -> Self {
+        Self {
+            parameter,
+            json,
+            check: |json| serde_json::from_str::<T>(json).map(drop).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// How a tool uses its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionUse {
+    /// Not at all.
+    None,
+    /// In parallel with other readers (`&Session`).
+    Shared,
+    /// Alone (`&mut Session`).
+    Exclusive,
+}
+
+impl<B: Backend> Tool<B> {
+    /// A tool with parameters `P` and result `R`.
+    pub const fn new<P, R>(
+        name: &'static str,
+        description: &'static str,
+        session: SessionUse,
+        run: fn(Call<B>) -> ToolFuture,
+        location: Location,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema,
+        R: Serialize + JsonSchema,
+    {
+        Self {
+            name,
+            description,
+            aliases: &[],
+            group: None,
+            hidden: false,
+            idempotent: false,
+            read_only: false,
+            timeout: None,
+            session,
+            input_schema: P::json_schema,
+            output_schema: R::json_schema,
+            defaults: &[],
+            run,
+            location,
+        }
+    }
+}
+
+/// One call of a tool, owned, so that its future is `'static` and `Send`.
+pub struct Call<B: Backend> {
+    pub(crate) backend: Arc<B>,
+    pub(crate) shared: Arc<B::Shared>,
+    pub(crate) params: Value,
+    pub(crate) context: ToolContext,
+    pub(crate) session: Option<HeldSession<B::Session>>,
+    // Last: `shutdown` waits for it, and must then find `shared` free.
+    pub(crate) token: TaskTrackerToken,
+}
+
+impl<B: Backend> Call<B> {
+    /// Takes the parameters; defaults are filled in and the schema holds already.
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_INPUT`] when the type refuses what its schema allows.
+    pub fn params<P: DeserializeOwned>(&mut self) -> Result<P> {
+        crate::schema::parse(std::mem::take(&mut self.params))
+    }
+
+    /// Enters the method of a tool that uses no session or shares it; waits for the session where needed.
+    ///
+    /// # Errors
+    /// The session ended meanwhile, too many calls wait for it, or waiting could deadlock.
+    pub async fn enter(self, session: SessionUse) -> Result<CallScope<B>> {
+        let Self { backend, shared, params: _, mut context, session: held, token } = self;
+        let guard = match (session, held) {
+            (SessionUse::None, _) => None,
+            (SessionUse::Shared, Some(held)) => Some(held.share(&mut context).await?),
+            (SessionUse::Shared, None) => return Err(no_session()),
+            (SessionUse::Exclusive, _) => {
+                return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "an exclusive tool was entered without its session"));
+            }
+        };
+        context.mark_entered();
+        Ok(CallScope { guard, backend, shared, context, _token: token })
+    }
+
+    /// Enters the method of a tool that has the session to itself; waits for it.
+    ///
+    /// # Errors
+    /// The session ended meanwhile, too many calls wait for it, or waiting could deadlock.
+    pub async fn enter_exclusive(self) -> Result<(CallScope<B>, Exclusive<B::Session>)> {
+        let Self { backend, shared, params: _, mut context, session: held, token } = self;
+        let Some(held) = held else { return Err(no_session()) };
+        let exclusive = held.exclude(&mut context).await?;
+        context.mark_entered();
+        Ok((CallScope { guard: None, backend, shared, context, _token: token }, exclusive))
+    }
+}
+
+fn no_session() -> ToolError {
+    ToolError::new(ErrorCode::INTERNAL_ERROR, "a tool that uses a session was called without one")
+}
+
+/// What a tool may return: `Result<T, E>` with `T: Serialize + JsonSchema` and `E: Into<ToolError>`.
+#[diagnostic::on_unimplemented(
+    message = "a tool cannot return `{Self}`",
+    label = "expected `Result<T>` with `T: Serialize + JsonSchema`",
+    note = "return `Result<T>`, or `Result<T, E>` with `E: Into<ToolError>`; derive `Serialize` and `JsonSchema` for `T`"
+)]
+pub trait ToolResult {
+    /// What is serialised.
+    type Value: Serialize + JsonSchema;
+
+    /// The value as JSON, or the failure.
+    ///
+    /// # Errors
+    /// What the tool answered, or [`ErrorCode::INTERNAL_ERROR`] when its value cannot be written as JSON.
+    fn into_json(self) -> Result<Box<RawValue>>;
+}
+
+impl<T: Serialize + JsonSchema, E: Into<ToolError>> ToolResult for Result<T, E> {
+    type Value = T;
+
+    fn into_json(self) -> Result<Box<RawValue>> {
+        let value = self.map_err(Into::into)?;
+        serde_json::value::to_raw_value(&value)
+            .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, format!("the result is not JSON: {error}")))
+    }
+}
+
+/// What a lifecycle method may return: `Result<T, E>` with `E: Into<ToolError>`.
+#[diagnostic::on_unimplemented(
+    message = "a lifecycle method cannot return `{Self}`",
+    label = "expected `Result<T>`",
+    note = "return `Result<T>`, or `Result<T, E>` with `E: Into<ToolError>`"
+)]
+pub trait HookResult {
+    /// The value on success.
+    type Value;
+
+    /// With the runtime's error type.
+    ///
+    /// # Errors
+    /// What the method answered.
+    fn into_result(self) -> Result<Self::Value>;
+}
+
+impl<T, E: Into<ToolError>> HookResult for Result<T, E> {
+    type Value = T;
+
+    fn into_result(self) -> Result<T> {
+        self.map_err(Into::into)
+    }
+}
+
+/// What a parameter that the client sends must be.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a parameter that a client sends",
+    label = "needs `Deserialize` and `JsonSchema`",
+    note = "derive `serde::Deserialize` and `schemars::JsonSchema` for it; what the runtime injects is taken by reference"
+)]
+pub trait Parameter: DeserializeOwned + JsonSchema + Send {}
+
+impl<T: DeserializeOwned + JsonSchema + Send> Parameter for T {}

@@ -1,0 +1,154 @@
+//! Requests that run tools.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Envelope, SessionId, TraceId, WorkerId, null_is_default};
+
+/// Body of `POST /execute`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ExecuteRequest {
+    /// Who calls.
+    pub worker_id: WorkerId,
+    /// The tool: its full name (`vm:click`), or a simple name that is unique.
+    pub action: String,
+    /// The tool's parameters: an object; they stay raw JSON until the tool parses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<serde_json::Map<String, serde_json::Value>>"))]
+    pub params: Option<Box<RawValue>>,
+    /// Time limit of the request in seconds, from its arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
+    pub timeout: Option<f64>,
+    /// Name of the worker's session on the resource; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Id of the session to use: when it is gone the answer says so, and no other session is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// How a session is chosen.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub session_mode: SessionMode,
+    /// Trace to run under; made by the server when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
+    /// Requests of one worker with one key run the tool once and share its answer (10 minutes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Answer at once and let the call run to its end on its own.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub detached: bool,
+}
+
+impl ExecuteRequest {
+    /// A request with every optional field absent.
+    pub fn new(worker_id: WorkerId, action: impl Into<String>) -> Self {
+        Self {
+            worker_id,
+            action: action.into(),
+            params: None,
+            timeout: None,
+            session: None,
+            session_id: None,
+            session_mode: SessionMode::Auto,
+            trace_id: None,
+            idempotency_key: None,
+            detached: false,
+        }
+    }
+
+    /// `timeout` as a duration: nothing for numbers that are no positive, finite time.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout.and_then(positive_seconds)
+    }
+}
+
+/// A positive, finite number of seconds as a duration.
+fn positive_seconds(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero())
+}
+
+/// How a call finds its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
+#[serde(rename_all = "snake_case")]
+pub enum SessionMode {
+    /// The worker's session if there is one, else a temporary one.
+    #[default]
+    Auto,
+    /// Never a temporary one.
+    Require,
+    /// Always a temporary one.
+    Temporary,
+}
+
+/// Body of `POST /execute/batch`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BatchRequest {
+    /// Who calls.
+    pub worker_id: WorkerId,
+    /// What to run.
+    pub actions: Vec<BatchAction>,
+    /// Run all at once instead of one after the other.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub parallel: bool,
+    /// Stop a sequential batch at its first failure; true when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_on_error: Option<bool>,
+    /// Time limit of each action that has none of its own, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
+    pub timeout: Option<f64>,
+    /// Trace to run under; made by the server when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
+    /// Requests of one worker with one key run the batch once and share its answer (10 minutes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// One action of a batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
+pub struct BatchAction {
+    /// The tool.
+    pub action: String,
+    /// The tool's parameters: an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<serde_json::Map<String, serde_json::Value>>"))]
+    pub params: Option<Box<RawValue>>,
+    /// Time limit of this action in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
+    pub timeout: Option<f64>,
+    /// Name of the worker's session on the resource; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
+
+impl BatchAction {
+    /// `timeout`, else the batch's, as a duration.
+    pub fn timeout(&self, batch: &BatchRequest) -> Option<Duration> {
+        self.timeout.or(batch.timeout).and_then(positive_seconds)
+    }
+}
+
+/// `data` of a batch's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BatchResult<E = Envelope> {
+    /// One envelope for each action that was run, in the order of the actions.
+    pub results: Vec<E>,
+    /// How many actions were asked for.
+    pub total: usize,
+    /// How many were run.
+    pub executed: usize,
+    /// How many succeeded.
+    pub success_count: usize,
+    /// How many failed.
+    pub failed_count: usize,
+}

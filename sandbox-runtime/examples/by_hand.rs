@@ -72,7 +72,7 @@ impl Backend for Counter {
     }
 }
 
-fn add(mut call: Call<Counter>) -> ToolFuture {
+fn add(call: Call<Counter>) -> ToolFuture {
     Box::pin(async move {
         let params: AddParams = call.params()?;
         let (_scope, mut total) = call.enter_exclusive().await?;

@@ -43,7 +43,7 @@ impl ToolExecutor {
     pub async fn execute_batch(self: &Arc<Self>, request: BatchRequest, warnings: Vec<String>) -> Arc<Answer> {
         let arrival = Instant::now();
         let trace = request.trace_id.clone().unwrap_or_else(new_trace);
-        let control = self.all_calls().child();
+        let control = CallControl::new();
         match request.idempotency_key.clone() {
             None => {
                 let guard = DisconnectGuard(Some(control.clone()));

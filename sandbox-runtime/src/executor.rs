@@ -12,7 +12,7 @@ use std::{
 use sandbox_types::{Envelope, ErrorBody, ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
 use serde_json::value::RawValue;
 use tokio::{runtime::Handle, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     batch::BatchSessions,
@@ -27,7 +27,7 @@ use crate::{
     tool::SessionUse,
 };
 
-pub(crate) use crate::supervise::{CallControl, Cause};
+pub(crate) use crate::supervise::CallControl;
 
 /// What a call is answered: its `data` is the tool's result as it was serialised, once.
 pub type Answer = Envelope<Box<RawValue>>;
@@ -53,8 +53,9 @@ pub struct ToolExecutor {
     pub(crate) cleanups: TaskTracker,
     /// Calls that run now.
     pub(crate) calls: TaskTracker,
-    /// Parent of every call's control.
-    all_calls: Arc<CallControl>,
+    /// Fires when calls may no longer finish. Only calls that wait listen to it: one token as the parent of every
+    /// call's own would be a lock that all workers share.
+    shutdown: CancellationToken,
     draining: AtomicBool,
 }
 
@@ -93,7 +94,7 @@ impl ToolExecutor {
             idempotency: IdempotencyStore::default(),
             cleanups,
             calls: TaskTracker::new(),
-            all_calls: CallControl::new(),
+            shutdown: CancellationToken::new(),
             draining: AtomicBool::new(false),
         });
         executor.runtime.spawn(crate::reaper::run(Arc::downgrade(&executor)));
@@ -113,7 +114,7 @@ impl ToolExecutor {
         let arrival = Instant::now();
         let trace = request.trace_id.clone().unwrap_or_else(new_trace);
         let Some(key) = request.idempotency_key.clone() else {
-            let control = self.all_calls.child();
+            let control = CallControl::new();
             let guard = DisconnectGuard(Some(control.clone()));
             let answer = match self.prepare(request, trace.clone(), arrival, control, warnings) {
                 Ok(job) => self.spawn(job).await,
@@ -125,7 +126,7 @@ impl ToolExecutor {
         let digest = self.digest(&request);
         let worker = request.worker_id.clone();
         let limit = request.timeout().unwrap_or(self.limits.max).min(self.limits.max);
-        let control = self.all_calls.child();
+        let control = CallControl::new();
         let executor = self.clone();
         let own_trace = trace.clone();
         self.keyed(&worker, &key, digest, trace, limit, control.clone(), async move {
@@ -259,7 +260,7 @@ impl ToolExecutor {
     async fn run(self: Arc<Self>, mut job: Job) -> Answer {
         let facts = Facts::default();
         let params = job.params.take();
-        let result = supervise(self.attempt(&job, params, &facts), &job.control, job.limits, &facts).await;
+        let result = supervise(self.attempt(&job, params, &facts), &job.control, job.limits, &facts, &self.shutdown).await;
         let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
         meta.executed = facts.entered.get().is_some();
         let session = facts.session.get();
@@ -366,8 +367,9 @@ impl ToolExecutor {
         self.limits.max
     }
 
-    pub(crate) fn all_calls(&self) -> &Arc<CallControl> {
-        &self.all_calls
+    /// Cancels every call that still runs.
+    pub(crate) fn cancel_calls(&self) {
+        self.shutdown.cancel();
     }
 
     pub(crate) fn session_count(&self) -> usize {
@@ -391,7 +393,7 @@ impl ToolExecutor {
         self.drain();
         self.calls.close();
         if tokio::time::timeout(limit, self.calls.wait()).await.is_err() {
-            self.all_calls.fire(Cause::Shutdown);
+            self.cancel_calls();
             // Past the token's grace every future is dropped; only a blocked thread can outlast this.
             let _ = tokio::time::timeout(Duration::from_secs(3), self.calls.wait()).await;
         }

@@ -29,6 +29,7 @@ mod idempotency;
 mod journal;
 mod lifecycle;
 pub mod linked;
+mod pace;
 mod reaper;
 mod resource;
 mod router;

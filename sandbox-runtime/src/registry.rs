@@ -268,6 +268,8 @@ impl Build<'_> {
             orphaned: self.shared.orphaned.clone(),
             cleanups: self.shared.cleanups.clone(),
             start: crate::resource::Start::default(),
+            initialize_pace: crate::pace::Pace::default(),
+            cleanup_pace: crate::pace::Pace::default(),
         });
         self.registry.resources.push(resource_entry.clone());
         self.add_tools(name, backend, Ok(resource_entry), resource);

@@ -20,6 +20,7 @@ use crate::{
     error::{Result, ToolError},
     supervise::catch,
     gate::Gate,
+    pace::{Begun, Pace},
     router::Slot,
     schema::ParamsSchema,
     session::{EndReason, Session},
@@ -53,6 +54,8 @@ pub(crate) struct Resource {
     /// Cleanups that run, all resources together: the shutdown waits for them.
     pub(crate) cleanups: TaskTracker,
     pub(crate) start: Start,
+    pub(crate) initialize_pace: Pace,
+    pub(crate) cleanup_pace: Pace,
 }
 
 /// How far the start of a resource has come.
@@ -138,15 +141,18 @@ impl Resource {
     }
 
     /// Runs the cleanup of an ended session that no call holds any more; its slot is free afterwards.
+    /// No lock of the session table may be held: a quick cleanup runs right here.
     pub(crate) fn clean_up(self: &Arc<Self>, session: Arc<Session>, reason: EndReason, slot: Option<Slot>) {
         let resource = self.clone();
-        self.cleanups.spawn_on(
-            async move {
-                resource.clean_up_until_gone(&session, reason).await;
-                drop(slot);
-            },
-            &self.context.runtime,
-        );
+        let running = self.cleanups.token();
+        let cleanup = async move {
+            resource.clean_up_until_gone(&session, reason).await;
+            drop((slot, running));
+        };
+        if let Begun::Pending(cleanup) = self.cleanup_pace.begin(cleanup, &self.context.runtime) {
+            let resource = self.clone();
+            self.context.runtime.spawn(async move { resource.cleanup_pace.observe(cleanup).await });
+        }
     }
 
     async fn clean_up_until_gone(&self, session: &Arc<Session>, reason: EndReason) {

@@ -22,7 +22,8 @@ use crate::{
     gone::GoneIds,
     journal::{Journal, OpenSession},
     resource::Resource,
-    session::{EndReason, Lease, NewSession, Session, SessionHandle},
+    pace::Begun,
+    session::{EndReason, Ended, Lease, NewSession, Session, SessionHandle},
 };
 
 /// Locks of the table: a call takes one of them, for well under a microsecond.
@@ -237,19 +238,27 @@ impl SessionTable {
             Place::Live(session) => Some(session.clone()),
             Place::Gone { .. } => None,
         };
-        if let Some(session) = expired {
-            // The sweep has not come by yet: the time to live holds all the same.
-            self.end_in(&mut shard, &session, &EndReason::Expired);
+        // The sweep has not come by yet: the time to live holds all the same.
+        let ended = expired.map(|session| self.end_in(&mut shard, &session, &EndReason::Expired));
+        let found = self.take_note(&mut shard, worker, &label, acknowledge).map_or(Found::Nothing, Found::Gone);
+        drop(shard);
+        if let Some(ended) = ended {
+            ended.start();
         }
-        let Some(entry) = shard.get_mut(worker) else { return Found::Nothing };
-        let Some(Place::Gone { reason, id, .. }) = entry.places.get(&*label) else { return Found::Nothing };
+        found
+    }
+
+    /// The note that a session is gone; acknowledged, it is dropped.
+    fn take_note(&self, shard: &mut Shard, worker: &WorkerId, label: &str, acknowledge: bool) -> Option<ToolError> {
+        let entry = shard.get_mut(worker)?;
+        let Some(Place::Gone { reason, id, .. }) = entry.places.get(label) else { return None };
         let error = reason.gone(&format!("session `{label}` of this worker"));
         if acknowledge {
             self.forget(id);
-            entry.places.remove(&*label);
-            drop_if_empty(&mut shard, worker);
+            entry.places.remove(label);
+            drop_if_empty(shard, worker);
         }
-        Found::Gone(error)
+        Some(error)
     }
 
     fn forget(&self, id: &SessionId) {
@@ -269,7 +278,9 @@ impl SessionTable {
             // A temporary session belongs to its own call: no other may join it.
             Some(session) if session.temporary => Err(not_found(id)),
             Some(session) if session.expired() => {
-                self.end_in(&mut shard, &session, &EndReason::Expired);
+                let ended = self.end_in(&mut shard, &session, &EndReason::Expired);
+                drop(shard);
+                ended.start();
                 Err(EndReason::Expired.gone(&format!("session `{id}`")))
             }
             Some(session) => session.lease(),
@@ -298,7 +309,8 @@ impl SessionTable {
     /// What `initialize` answered, or a limit.
     pub(crate) async fn create(self: &Arc<Self>, spec: SessionSpec) -> Result<Created> {
         let digest = digest(&spec.config);
-        let (creation, existed) = {
+        let mut ended = None;
+        let began = {
             let label = label(&spec.resource.name, &spec.key);
             let mut shard = self.shard(&spec.worker);
             let expired = match shard.get(&spec.worker).and_then(|entry| entry.places.get(&*label)) {
@@ -310,18 +322,20 @@ impl SessionTable {
                 }
                 _ => None,
             };
-            if let Some(session) = expired {
-                self.end_in(&mut shard, &session, &EndReason::Expired);
-            }
+            ended = expired.map(|session| self.end_in(&mut shard, &session, &EndReason::Expired)).or(ended);
             let running = match shard.get(&spec.worker).and_then(|entry| entry.places.get(&*label)) {
                 Some(Place::Creating(creation)) => Some(creation.clone()),
                 _ => None,
             };
             match running {
-                Some(creation) => (creation, true),
-                None => (self.begin_creation(&mut shard, &label, &spec, digest)?, false),
+                Some(creation) => Ok((creation, true)),
+                None => self.begin_creation(&mut shard, &label, &spec, digest).map(|creation| (creation, false)),
             }
         };
+        if let Some(ended) = ended {
+            ended.start();
+        }
+        let (creation, existed) = began?;
         let session = creation.wait().await?;
         let config_matches = session.config_digest == digest;
         Ok(Created { session, existed, config_matches })
@@ -376,10 +390,7 @@ impl SessionTable {
                 *place = Place::Live(session.clone());
                 Ok((session, handle))
             }
-            (Ok((session, _)), None) => {
-                session.end(EndReason::Destroyed);
-                Err(destroyed_meanwhile())
-            }
+            (Ok((session, _)), None) => Err((destroyed_meanwhile(), Some(session.end(EndReason::Destroyed)))),
             (Err(error), place) => {
                 let cancelled = place.is_none();
                 if !cancelled {
@@ -388,14 +399,23 @@ impl SessionTable {
                     }
                     drop_if_empty(&mut shard, worker);
                 }
-                Err(if cancelled { destroyed_meanwhile() } else { error })
+                Err((if cancelled { destroyed_meanwhile() } else { error }, None))
             }
         };
         drop(shard);
-        // Outside the lock: a handle that has failed already takes the session out again.
-        let (session, handle) = outcome?;
-        handle.attach(&session);
-        Ok(session)
+        // Outside the lock: cleanups, and a handle that has failed already and takes the session out again.
+        match outcome {
+            Ok((session, handle)) => {
+                handle.attach(&session);
+                Ok(session)
+            }
+            Err((error, ended)) => {
+                if let Some(ended) = ended {
+                    ended.start();
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Makes a session for one call, or batch: with the end of its last lease it is destroyed. Its making is cancelled
@@ -405,18 +425,25 @@ impl SessionTable {
     /// What `initialize` answered, or a limit.
     pub(crate) async fn create_temporary(self: &Arc<Self>, spec: SessionSpec) -> Result<Arc<Lease>> {
         let slot = self.reserve(&mut self.shard(&spec.worker), &spec.worker, &spec.resource)?;
+        let resource = spec.resource.clone();
         let cancel = CancellationToken::new();
         let guard = cancel.clone().drop_guard();
         let table = self.clone();
-        let made = self.runtime.spawn(async move {
+        let making = async move {
             let (session, handle) = table.make(spec, slot, true, 0, cancel).await?;
             // Leased before anyone can end it; a result that nobody takes is dropped, lease and session with it.
             let lease = session.lease();
             table.shard(&session.worker).entry(session.worker.clone()).or_default().temporary.push(session.clone());
             handle.attach(&session);
             lease
-        });
-        let lease = made.await.unwrap_or_else(|_| Err(shutting_down()));
+        };
+        let lease = match resource.initialize_pace.begin(making, &self.runtime) {
+            Begun::Done(lease) => lease,
+            Begun::Pending(making) => {
+                let made = self.runtime.spawn(async move { resource.initialize_pace.observe(making).await });
+                made.await.unwrap_or_else(|_| Err(shutting_down()))
+            }
+        };
         guard.disarm();
         lease
     }
@@ -518,10 +545,11 @@ impl SessionTable {
 
     /// Takes a session out of the table and ends it.
     pub(crate) fn end(&self, session: &Arc<Session>, reason: EndReason) {
-        self.end_in(&mut self.shard(&session.worker), session, &reason);
+        let ended = self.end_in(&mut self.shard(&session.worker), session, &reason);
+        ended.start();
     }
 
-    fn end_in(&self, shard: &mut Shard, session: &Arc<Session>, reason: &EndReason) {
+    fn end_in(&self, shard: &mut Shard, session: &Arc<Session>, reason: &EndReason) -> Ended {
         if let Some(entry) = shard.get_mut(&session.worker) {
             if session.temporary {
                 entry.temporary.retain(|other| !Arc::ptr_eq(other, session));
@@ -542,7 +570,7 @@ impl SessionTable {
             }
             drop_if_empty(shard, &session.worker);
         }
-        session.end(reason.clone());
+        session.end(reason.clone())
     }
 
     /// The worker's sessions, temporary ones included.
@@ -565,7 +593,9 @@ impl SessionTable {
             None => Err(nothing()),
             Some(Place::Live(session)) => {
                 let session = session.clone();
-                self.end_in(&mut shard, &session, &EndReason::Destroyed);
+                let ended = self.end_in(&mut shard, &session, &EndReason::Destroyed);
+                drop(shard);
+                ended.start();
                 Ok(Some(session))
             }
             Some(Place::Creating(creation)) => {
@@ -574,12 +604,8 @@ impl SessionTable {
                 drop_if_empty(&mut shard, worker);
                 Ok(None)
             }
-            Some(Place::Gone { reason, id, .. }) => {
-                let error = reason.gone(&format!("session `{label}` of this worker"));
-                self.forget(id);
-                entry.places.remove(&*label);
-                drop_if_empty(&mut shard, worker);
-                Err(error)
+            Some(Place::Gone { .. }) => {
+                Err(self.take_note(&mut shard, worker, &label, true).unwrap_or_else(nothing))
             }
         }
     }
@@ -597,10 +623,11 @@ impl SessionTable {
             }
         }
         sessions.extend(entry.sessions().cloned());
-        for session in &sessions {
-            self.end_in(&mut shard, session, &EndReason::Disconnected);
-        }
+        let ended: Vec<_> =
+            sessions.iter().map(|session| self.end_in(&mut shard, session, &EndReason::Disconnected)).collect();
         drop_if_empty(&mut shard, worker);
+        drop(shard);
+        ended.into_iter().for_each(Ended::start);
         sessions.len()
     }
 
@@ -609,10 +636,11 @@ impl SessionTable {
         for mut shard in self.all() {
             let sessions = shard.values().flat_map(Worker::sessions);
             let expired: Vec<_> = sessions.filter(|session| session.expired()).cloned().collect();
-            for session in expired {
+            let end = |session: &Arc<Session>| {
                 tracing::info!(worker = %session.worker, session = %session.id(), "session expired");
-                self.end_in(&mut shard, &session, &EndReason::Expired);
-            }
+                self.end_in(&mut shard, session, &EndReason::Expired)
+            };
+            let ended: Vec<_> = expired.iter().map(end).collect();
             shard.retain(|_, worker| {
                 worker.places.retain(|_, place| match place {
                     Place::Gone { since, .. } => since.elapsed() <= crate::gone::REMEMBERED,
@@ -623,6 +651,8 @@ impl SessionTable {
             if shard.capacity() > 4 * shard.len().max(16) {
                 shard.shrink_to_fit();
             }
+            drop(shard);
+            ended.into_iter().for_each(Ended::start);
         }
         self.gone.sweep();
     }
@@ -634,7 +664,7 @@ impl SessionTable {
 
     /// Ends every session; how many.
     pub(crate) fn end_all(&self) -> usize {
-        let mut ended = 0;
+        let mut count = 0;
         for mut shard in self.all() {
             let sessions: Vec<_> = shard.values().flat_map(Worker::sessions).cloned().collect();
             for worker in shard.values_mut() {
@@ -644,12 +674,13 @@ impl SessionTable {
                     }
                 }
             }
-            for session in sessions {
-                ended += 1;
-                self.end_in(&mut shard, &session, &EndReason::ServerRestarted);
-            }
+            count += sessions.len();
+            let ended: Vec<_> =
+                sessions.iter().map(|session| self.end_in(&mut shard, session, &EndReason::ServerRestarted)).collect();
+            drop(shard);
+            ended.into_iter().for_each(Ended::start);
         }
-        ended
+        count
     }
 
     /// Workers with sessions, and sessions.

@@ -177,8 +177,9 @@ impl BodySchema {
 }
 
 /// The typed parse of a checked value.
-pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+pub(crate) fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    // The path is tracked only when it is needed: that costs as much again as the parse.
+    T::deserialize(value).or_else(|_| serde_path_to_error::deserialize(value)).map_err(|error| {
         let path = error.path().to_string();
         let parameter = if path == "." { "params".to_owned() } else { path };
         ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, "a value of its type", error.into_inner().to_string())
@@ -458,7 +459,7 @@ mod tests {
 
     fn check(params: &serde_json::Value) -> Result<Params, crate::ToolError> {
         let raw = to_raw_value(params).expect("json");
-        super::parse(schema().check(Some(&raw))?)
+        super::parse(&schema().check(Some(&raw))?)
     }
 
     #[test]

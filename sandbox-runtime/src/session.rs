@@ -204,22 +204,19 @@ impl Session {
         Ok(Arc::new(Lease { session: self.clone() }))
     }
 
-    /// Ends the session: its calls are cancelled, and its cleanup starts with the end of the last of them.
-    /// Whoever calls this has taken it out of the table. False when it had ended before.
-    pub(crate) fn end(self: &Arc<Self>, reason: EndReason) -> bool {
+    /// Ends the session: its calls are cancelled, and its cleanup starts with the end of the last of them, or with
+    /// [`Ended::start`] if there is none. Whoever calls this has taken it out of the table.
+    pub(crate) fn end(self: &Arc<Self>, reason: EndReason) -> Ended {
         let mut state = self.state();
         if state.ended.is_some() {
-            return false;
+            return Ended(None);
         }
         state.ended = Some(reason);
         let clean_now = state.leases == 0;
         state.cleaning |= clean_now;
         drop(state);
         self.cancel.cancel();
-        if clean_now {
-            self.clean_up();
-        }
-        true
+        Ended(clean_now.then(|| self.clone()))
     }
 
     pub(crate) fn ended(&self) -> Option<EndReason> {
@@ -261,9 +258,19 @@ impl Session {
     pub(crate) fn remove(self: &Arc<Self>, reason: EndReason) {
         match self.table.upgrade() {
             Some(table) => table.end(self, reason),
-            None => {
-                self.end(reason);
-            }
+            None => self.end(reason).start(),
+        }
+    }
+}
+
+/// A session that was ended, and whose cleanup is to be started once no lock is held.
+#[must_use = "its cleanup must be started"]
+pub(crate) struct Ended(Option<Arc<Session>>);
+
+impl Ended {
+    pub(crate) fn start(self) {
+        if let Some(session) = self.0 {
+            session.clean_up();
         }
     }
 }

@@ -119,6 +119,7 @@ pub(crate) async fn supervise<T>(
     control: &CallControl,
     limits: Limits,
     facts: &Facts,
+    shutdown: &CancellationToken,
 ) -> Result<T> {
     let mut future = pin!(future);
     let mut watch: Option<Watch> = None;
@@ -129,7 +130,7 @@ pub(crate) async fn supervise<T>(
             Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
         }
         // A call that is ready at once never gets here: timers and wakers cost nothing then.
-        let watch = watch.get_or_insert_with(|| Watch::new(control));
+        let watch = watch.get_or_insert_with(|| Watch::new(control, shutdown));
         watch.poll(context, control, limits, facts)
     })
     .await
@@ -139,14 +140,16 @@ pub(crate) async fn supervise<T>(
 struct Watch {
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     session: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     timer: Pin<Box<Sleep>>,
     /// Set when the token has fired.
     drop_at: Option<Instant>,
 }
 
 impl Watch {
-    fn new(control: &CallControl) -> Self {
+    fn new(control: &CallControl, shutdown: &CancellationToken) -> Self {
         Self {
+            shutdown: Box::pin(shutdown.clone().cancelled_owned()),
             cancelled: Box::pin(control.cancel.clone().cancelled_owned()),
             session: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
@@ -173,6 +176,8 @@ impl Watch {
         if self.drop_at.is_none() {
             if self.session.as_mut().is_some_and(|ended| ended.as_mut().poll(context).is_ready()) {
                 control.fire(Cause::SessionEnded);
+            } else if self.shutdown.as_mut().poll(context).is_ready() {
+                control.fire(Cause::Shutdown);
             } else if Instant::now() >= fire_at {
                 control.fire(Cause::Deadline);
             }

@@ -134,8 +134,8 @@ impl<B: Backend> Call<B> {
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_INPUT`] when the type refuses what its schema allows.
-    pub fn params<P: DeserializeOwned>(&mut self) -> Result<P> {
-        crate::schema::parse(std::mem::take(&mut self.params))
+    pub fn params<P: DeserializeOwned>(&self) -> Result<P> {
+        crate::schema::parse(&self.params)
     }
 
     /// Enters the method of a tool that uses no session or shares it; waits for the session where needed.

@@ -6,7 +6,7 @@ use actix_web::{
     HttpMessage as _,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN},
+    http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN},
     middleware::Next,
     web,
 };
@@ -42,16 +42,18 @@ impl Access {
     /// No web page may drive a local server: its requests carry an `Origin`, or, by a name that was made to point
     /// here, a foreign `Host`.
     fn refuse_foreign(&self, headers: &HeaderMap) -> Result<(), ToolError> {
-        if let Some(origin) = text(headers, &ORIGIN) {
-            if !self.origins.contains(&origin) {
+        if let Some(origin) = headers.get(ORIGIN) {
+            if !self.origins.iter().any(|known| origin.as_bytes().eq_ignore_ascii_case(known.as_bytes())) {
                 let message = "this Origin is not among server.allowed_origins";
                 return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("origin"));
             }
         }
         if self.tokens.is_empty() {
-            if let Some(host) = text(headers, &HOST) {
-                let name = without_port(&host);
-                if !self.hosts.iter().any(|known| known == name || *known == host) {
+            if let Some(host) = headers.get(HOST) {
+                let host = host.to_str().unwrap_or_default();
+                let name = without_port(host);
+                let is = |known: &String| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host);
+                if !self.hosts.iter().any(is) {
                     let message = "this Host is not among server.allowed_hosts";
                     return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("host"));
                 }
@@ -70,10 +72,6 @@ impl Access {
         });
         token.is_some_and(|token| self.tokens.contains(&<[u8; 32]>::from(Sha256::digest(token))))
     }
-}
-
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
 }
 
 fn without_port(host: &str) -> &str {

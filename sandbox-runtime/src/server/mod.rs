@@ -187,7 +187,9 @@ fn serve(
     let access = web::Data::new(Access::new(&config.server));
     let body_limit = config.server.body_limit_mib * 1024 * 1024;
     let workers = config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    actix_web::rt::System::new().block_on(async move {
+    let host = Arc::new(host);
+    let kept = host.clone();
+    let served = actix_web::rt::System::new().block_on(async move {
         let executor = host.executor().clone();
         let server = HttpServer::new(move || {
             App::new()
@@ -210,8 +212,9 @@ fn serve(
         let _ = ready.send(());
         tracing::info!("listening");
         shutdown::when_told(stops, &host, &executor, &handle).await;
-        let result = serving.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        drop(host);
-        result
-    })
+        serving.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    });
+    // Its runtime cannot end inside another one.
+    drop(kept);
+    served
 }

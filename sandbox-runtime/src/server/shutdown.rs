@@ -6,7 +6,7 @@ use actix_web::dev::ServerHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::{
-    executor::{Cause, ToolExecutor},
+    executor::ToolExecutor,
     host::Host,
 };
 
@@ -64,7 +64,7 @@ pub(super) async fn when_told(
         tokio::select! {
             ended = &mut end => break ended.unwrap_or_default(),
             Some(stop) = stops.recv() => if stop.force {
-                executor.all_calls().fire(Cause::Shutdown);
+                executor.cancel_calls();
             },
         }
     };

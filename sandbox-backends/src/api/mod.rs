@@ -1,0 +1,4 @@
+//! Lightweight tools: one family per file.
+
+#[cfg(feature = "util")]
+pub mod util;

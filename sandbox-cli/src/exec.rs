@@ -1,0 +1,169 @@
+//! `sandbox exec`.
+
+use std::process::ExitCode;
+
+use sandbox_client::{
+    HttpServiceClient,
+    types::{CreateSession, Envelope, ExecuteRequest, SessionId, ToolInfo, WorkerId},
+};
+use sandbox_runtime::{linked::Linked, server::HttpServiceServer};
+use serde_json::{Map, Value};
+
+use crate::{
+    FAILED, NOT_RUN,
+    args::{Exec, Server},
+    check::load,
+    log, print,
+};
+
+pub(crate) fn run(args: Exec) -> ExitCode {
+    match execute(&args) {
+        Ok(answer) => show(&answer, args.json),
+        Err(error) => print::errors(&error, NOT_RUN),
+    }
+}
+
+/// A client of the server at `url`.
+///
+/// # Errors
+/// The worker's name is no valid id.
+pub(crate) fn client(url: &str, server: &Server) -> Result<HttpServiceClient, String> {
+    let worker = WorkerId::parse(&server.worker).map_err(|error| format!("--worker: {error}"))?;
+    let client = HttpServiceClient::new(url, worker);
+    Ok(match &server.token {
+        Some(token) => client.with_token(token),
+        None => client,
+    })
+}
+
+/// A runtime for the few requests of one command.
+///
+/// # Errors
+/// The system refuses it.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
+}
+
+/// Runs the tool on the named server, or on one of its own.
+fn execute(args: &Exec) -> Result<Envelope, String> {
+    if let Some(url) = &args.server.server {
+        return runtime()?.block_on(call(&client(url, &args.server)?, args));
+    }
+    let linked = Linked::discover();
+    let mut config = load(&args.config, &linked).map_err(|errors| errors.to_string())?;
+    config.server.host = "127.0.0.1".into();
+    config.server.port = 0;
+    config.server.workers = Some(1);
+    config.server.tokens.clear();
+    config.server.allowed_hosts.clear();
+    // Beside a server that uses the folder, this one must not take it.
+    config.server.data_dir = None;
+    // Only what the tool needs is started, when it needs it.
+    config.warmup.enabled = false;
+    if config.server.log.level == "info" {
+        config.server.log.level = "warn".into();
+    }
+    log::init(&config.server.log)?;
+    let server = HttpServiceServer::builder().config(config).linked(linked).start().map_err(|error| error.to_string())?;
+    let client = client(&format!("http://{}", server.address()), &args.server)?;
+    let answer = runtime()?.block_on(call(&client, args));
+    server.stop().map_err(|error| error.to_string())?;
+    answer
+}
+
+async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, String> {
+    // Its schema says how to read `key=value`; an unknown tool is answered by the call itself, with candidates.
+    let tool = client.tool(&args.action).await.ok();
+    let params = params(&args.params, tool.as_ref())?;
+    let mut request = ExecuteRequest::new(client.worker().clone(), &args.action);
+    request.params = Some(serde_json::value::to_raw_value(&params).map_err(|error| error.to_string())?);
+    request.timeout = args.timeout;
+    request.session_id = args.session_id.as_deref().map(SessionId::parse).transpose().map_err(|error| format!("--session-id: {error}"))?;
+    if let (Some(name), Some(resource)) = (&args.session, tool.as_ref().and_then(|tool| tool.resource_type.clone())) {
+        let created = client.create_session(&CreateSession {
+            worker_id: client.worker().clone(),
+            resource_type: resource,
+            session: Some(name.clone()),
+            session_config: Map::new(),
+            custom_name: None,
+            ttl_seconds: None,
+        });
+        let created = created.await.map_err(|error| error.to_string())?;
+        if !created.success {
+            return Ok(created);
+        }
+        request.session = Some(name.clone());
+    }
+    client.execute_request(&request).await.map_err(|error| error.to_string())
+}
+
+/// One JSON object, or `key=value` pairs: a value is text where the schema takes a string, else JSON.
+fn params(given: &[String], tool: Option<&ToolInfo>) -> Result<Map<String, Value>, String> {
+    if let [one] = given {
+        if one.trim_start().starts_with('{') {
+            return serde_json::from_str(one).map_err(|error| format!("the parameters are not a JSON object: {error}"));
+        }
+    }
+    let mut params = Map::new();
+    for pair in given {
+        let Some((key, text)) = pair.split_once('=') else {
+            return Err(format!("expected key=value or one JSON object, found `{pair}`"));
+        };
+        let schema = tool.map(|tool| &tool.input_schema["properties"][key]);
+        let value = if schema.is_none_or(takes_text) {
+            Value::from(text)
+        } else {
+            serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+        };
+        if params.insert(key.to_owned(), value).is_some() {
+            return Err(format!("`{key}` is given twice"));
+        }
+    }
+    Ok(params)
+}
+
+fn takes_text(schema: &Value) -> bool {
+    match &schema["type"] {
+        Value::String(one) => one == "string",
+        Value::Array(many) => many.iter().any(|one| one == "string"),
+        _ => schema.get("enum").is_some() || schema.get("anyOf").is_some_and(|any| any.as_array().into_iter().flatten().any(takes_text)),
+    }
+}
+
+fn show(answer: &Envelope, json: bool) -> ExitCode {
+    if json {
+        print::json(&serde_json::to_value(answer).unwrap_or_default());
+    } else if let Some(data) = &answer.data {
+        print::json(data);
+    }
+    if answer.success {
+        return ExitCode::SUCCESS;
+    }
+    if json {
+        return ExitCode::from(FAILED);
+    }
+    print::errors(&format!("{}: {}", answer.code, answer.message), FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::params;
+    use sandbox_client::types::ToolInfo;
+    use serde_json::json;
+
+    #[test]
+    fn values_follow_the_schema() {
+        let tool: ToolInfo = serde_json::from_value(json!({
+            "name": "t", "full_name": "a:t", "api_name": "a__t", "resource_type": null, "stateless": true, "description": "",
+            "input_schema": {"properties": {"text": {"type": "string"}, "count": {"type": ["integer", "null"]}}},
+            "output_schema": {}, "read_only": false, "idempotent": false, "hidden": false
+        }))
+        .expect("a tool");
+        let given = ["text=7".to_owned(), "count=7".to_owned()];
+        assert_eq!(serde_json::Value::from(params(&given, Some(&tool)).expect("fits")), json!({"text": "7", "count": 7}));
+        let object = [r#"{"text": "a=b"}"#.to_owned()];
+        assert_eq!(params(&object, Some(&tool)).expect("fits")["text"], "a=b");
+        assert!(params(&["text".to_owned()], None).expect_err("no pair").contains("key=value"));
+        assert!(params(&["a=1".to_owned(), "a=2".to_owned()], None).expect_err("twice").contains("twice"));
+    }
+}

@@ -1,0 +1,164 @@
+//! The servers under test: a bare actix-web handler, and ours with a backend that does nothing.
+
+use std::{collections::BTreeMap, io::Read as _, sync::Arc};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use sandbox_runtime::{
+    backend::{About, Backend, BackendKind, NoConfig},
+    config::Config,
+    linked::Linked,
+    location,
+    prelude::*,
+    scope::{HookScope, Initialize, New, Warmup},
+    server::HttpServiceServer,
+    slice::BackendEntry,
+    tool::{Call, SessionUse, Tool, ToolFuture, ToolResult},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+
+struct Bench;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "parsed, as a tool's parameters are, and not used")]
+struct Params {
+    x: u32,
+    y: u32,
+    button: String,
+    text: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Done {
+    ok: bool,
+}
+
+impl Backend for Bench {
+    type Config = NoConfig;
+    type SessionConfig = NoConfig;
+    type Session = u64;
+    type Shared = ();
+
+    const ABOUT: About = About {
+        name: "bench",
+        description: "Does nothing.",
+        version: "0",
+        kind: BackendKind::Session,
+        config_section: None,
+        free_tool_group: None,
+        location: location!(),
+    };
+    const TOOLS: &'static [Tool<Self>] = &[
+        Tool::new::<Params, Done>("noop", "Nothing.", SessionUse::None, noop, location!()),
+        Tool::new::<Params, Done>("touch", "Nothing, with a session.", SessionUse::Exclusive, touch, location!()),
+    ];
+
+    async fn new(_: NoConfig, _: &HookScope<Self, New>) -> Result<Self> {
+        Ok(Self)
+    }
+
+    async fn warmup(self: &Arc<Self>, _: &HookScope<Self, Warmup>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn initialize(self: &Arc<Self>, _: NoConfig, _: &HookScope<Self, Initialize>) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+fn noop(call: Call<Bench>) -> ToolFuture {
+    Box::pin(async move {
+        let _params: Params = call.params()?;
+        let _scope = call.enter(SessionUse::None).await?;
+        Result::<Done>::Ok(Done { ok: true }).into_json()
+    })
+}
+
+fn touch(call: Call<Bench>) -> ToolFuture {
+    Box::pin(async move {
+        let _params: Params = call.params()?;
+        let (_scope, mut session) = call.enter_exclusive().await?;
+        *session += 1;
+        session.finish();
+        Result::<Done>::Ok(Done { ok: true }).into_json()
+    })
+}
+
+/// Serves until standard input closes; the first line of the output is the address.
+pub(crate) fn serve(mode: &str) {
+    if mode == "bare" {
+        return bare();
+    }
+    let level = if mode == "json-log" { "info" } else { "warn" };
+    let file = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(level)
+        .with_writer(std::sync::Mutex::new(file))
+        .init();
+    let config: Config =
+        serde_json::from_value(json!({ "server": { "port": 0, "workers": 1 }, "resources": { "bench": {} } })).unwrap();
+    let server = HttpServiceServer::builder()
+        .config(config)
+        .linked(Linked::of([BackendEntry::of::<Bench>()], []))
+        .start()
+        .unwrap();
+    println!("{}", server.address());
+    wait_for_end();
+    server.stop().unwrap();
+}
+
+fn wait_for_end() {
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "parsed, as the server does, and not used")]
+struct Request {
+    worker_id: String,
+    action: String,
+    params: Box<RawValue>,
+    timeout: Option<f64>,
+    trace_id: Option<String>,
+}
+
+fn bare() {
+    actix_web::rt::System::new().block_on(async {
+        let server = HttpServer::new(|| App::new().route("/execute", web::post().to(bare_execute)))
+            .workers(1)
+            .disable_signals()
+            .bind("127.0.0.1:0")
+            .unwrap();
+        println!("{}", server.addrs()[0]);
+        let server = server.run();
+        let handle = server.handle();
+        actix_web::rt::spawn(async move {
+            let _ = actix_web::rt::task::spawn_blocking(wait_for_end).await;
+            handle.stop(true).await;
+        });
+        server.await.unwrap();
+    });
+}
+
+async fn bare_execute(body: web::Bytes) -> HttpResponse {
+    let request: Request = serde_json::from_slice(&body).unwrap();
+    let params: Params = serde_json::from_str(request.params.get()).unwrap();
+    let _ = params;
+    let data = serde_json::value::to_raw_value(&Done { ok: true }).unwrap();
+    let meta = BTreeMap::from([("tool", "bench:noop"), ("resource_type", "bench"), ("trace_id", request.trace_id.as_deref().unwrap_or(""))]);
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        success: bool,
+        code: u16,
+        message: &'a str,
+        data: &'a RawValue,
+        error: Option<()>,
+        temporary_session: bool,
+        meta: BTreeMap<&'a str, &'a str>,
+    }
+    let answer = Answer { success: true, code: 0, message: "success", data: &data, error: None, temporary_session: false, meta };
+    HttpResponse::Ok().content_type("application/json").body(serde_json::to_vec(&answer).unwrap())
+}

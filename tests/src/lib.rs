@@ -1,0 +1,1 @@
+//! End-to-end tests and benchmarks live beside this crate, in `e2e` and `benches`.

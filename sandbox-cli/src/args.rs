@@ -60,7 +60,9 @@ pub(crate) struct Server {
 
 /// Exit code: 0 the tool succeeded, 1 it failed, 2 it was not run.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:\n  sandbox exec bash:run command='uname -a; pwd'\n  sandbox exec util:echo '{\"message\": \"hello\"}'")]
+#[command(
+    after_help = "Examples:\n  sandbox exec bash:run command='uname -a; pwd'\n  sandbox exec util:echo '{\"message\": \"hello\"}'"
+)]
 pub(crate) struct Exec {
     /// The tool, such as bash:run.
     pub(crate) action: String,

@@ -1,9 +1,9 @@
 //! `sandbox check`, and the loading of configurations for all commands.
 
-use std::{fmt::Display, process::ExitCode};
+use std::process::ExitCode;
 
 use sandbox_runtime::{
-    config::{Config, Loader},
+    config::{Config, ConfigErrors, Loader},
     host::Host,
     linked::Linked,
 };
@@ -21,13 +21,13 @@ pub(crate) const DEFAULT_CONFIG: &str = include_str!("../../config/default.json"
 ///
 /// # Errors
 /// Every fault of it, together.
-pub(crate) fn load(file: &ConfigFile, linked: &Linked) -> Result<Config, impl Display + use<>> {
-    let loader = Loader::new(linked);
+pub(crate) fn load(file: &ConfigFile, linked: &Linked) -> Result<Config, ConfigErrors> {
+    let loader = Loader::new(linked).process_env();
     let loader = match &file.config {
         Some(path) => loader.file(path),
         None => loader.embedded(DEFAULT_CONFIG),
     };
-    loader.env(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))).load()
+    loader.load().map(|loaded| loaded.config)
 }
 
 pub(crate) fn run(args: &Check) -> ExitCode {

@@ -29,7 +29,7 @@ pub(crate) fn run(args: Exec) -> ExitCode {
 /// The worker's name is no valid id.
 pub(crate) fn client(url: &str, server: &Server) -> Result<HttpServiceClient, String> {
     let worker = WorkerId::parse(&server.worker).map_err(|error| format!("--worker: {error}"))?;
-    let client = HttpServiceClient::new(url, worker);
+    let client = HttpServiceClient::new(url, worker).map_err(|error| error.to_string())?;
     Ok(match &server.token {
         Some(token) => client.with_token(token),
         None => client,
@@ -64,7 +64,8 @@ fn execute(args: &Exec) -> Result<Envelope, String> {
         config.server.log.level = "warn".into();
     }
     log::init(&config.server.log)?;
-    let server = HttpServiceServer::builder().config(config).linked(linked).start().map_err(|error| error.to_string())?;
+    let server =
+        HttpServiceServer::builder().config(config).linked(linked).start().map_err(|error| error.to_string())?;
     let client = client(&format!("http://{}", server.address()), &args.server)?;
     let answer = runtime()?.block_on(call(&client, args));
     server.stop().map_err(|error| error.to_string())?;
@@ -78,17 +79,22 @@ async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, Strin
     let mut request = ExecuteRequest::new(client.worker().clone(), &args.action);
     request.params = Some(serde_json::value::to_raw_value(&params).map_err(|error| error.to_string())?);
     request.timeout = args.timeout;
-    request.session_id = args.session_id.as_deref().map(SessionId::parse).transpose().map_err(|error| format!("--session-id: {error}"))?;
+    request.session_id = args
+        .session_id
+        .as_deref()
+        .map(SessionId::parse)
+        .transpose()
+        .map_err(|error| format!("--session-id: {error}"))?;
     if let (Some(name), Some(resource)) = (&args.session, tool.as_ref().and_then(|tool| tool.resource_type.clone())) {
-        let created = client.create_session(&CreateSession {
+        let session = CreateSession {
             worker_id: client.worker().clone(),
             resource_type: resource,
             session: Some(name.clone()),
             session_config: Map::new(),
             custom_name: None,
             ttl_seconds: None,
-        });
-        let created = created.await.map_err(|error| error.to_string())?;
+        };
+        let created = client.create_session(&session).await.map_err(|error| error.to_string())?;
         if !created.success {
             return Ok(created);
         }
@@ -126,7 +132,10 @@ fn takes_text(schema: &Value) -> bool {
     match &schema["type"] {
         Value::String(one) => one == "string",
         Value::Array(many) => many.iter().any(|one| one == "string"),
-        _ => schema.get("enum").is_some() || schema.get("anyOf").is_some_and(|any| any.as_array().into_iter().flatten().any(takes_text)),
+        _ => {
+            schema.get("enum").is_some()
+                || schema.get("anyOf").is_some_and(|any| any.as_array().into_iter().flatten().any(takes_text))
+        }
     }
 }
 
@@ -160,7 +169,10 @@ mod tests {
         }))
         .expect("a tool");
         let given = ["text=7".to_owned(), "count=7".to_owned()];
-        assert_eq!(serde_json::Value::from(params(&given, Some(&tool)).expect("fits")), json!({"text": "7", "count": 7}));
+        assert_eq!(
+            serde_json::Value::from(params(&given, Some(&tool)).expect("fits")),
+            json!({"text": "7", "count": 7})
+        );
         let object = [r#"{"text": "a=b"}"#.to_owned()];
         assert_eq!(params(&object, Some(&tool)).expect("fits")["text"], "a=b");
         assert!(params(&["text".to_owned()], None).expect_err("no pair").contains("key=value"));

@@ -25,7 +25,8 @@ pub(crate) fn run(args: Serve) -> ExitCode {
     if let Err(error) = log::init(&config.server.log) {
         return print::errors(&error, NOT_RUN);
     }
-    match HttpServiceServer::builder().config(config).linked(linked).run() {
+    let announce = |address| print::line(format!("listening on http://{address}"));
+    match HttpServiceServer::builder().config(config).linked(linked).on_listening(announce).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => print::errors(&error, NOT_RUN),
     }

@@ -8,7 +8,10 @@ use crate::{FAILED, NOT_RUN, args::Sessions, exec, print};
 
 pub(crate) fn run(args: &Sessions) -> ExitCode {
     let Some(url) = &args.server.server else {
-        return print::errors(&"sessions live on a running server: name it with --server URL or SANDBOX_SERVER", NOT_RUN);
+        return print::errors(
+            &"sessions live on a running server: name it with --server URL or SANDBOX_SERVER",
+            NOT_RUN,
+        );
     };
     let listed = exec::client(url, &args.server).and_then(|client| {
         let runtime = exec::runtime()?;

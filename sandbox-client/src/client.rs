@@ -36,6 +36,9 @@ pub enum ClientError {
     /// The server refused.
     #[error("{}", .0.message)]
     Refused(Box<Envelope>),
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be made: {0}")]
+    Setup(String),
     /// The parameters are not JSON.
     #[error("the parameters are not JSON: {0}")]
     Params(serde_json::Error),
@@ -45,9 +48,21 @@ type Result<T, E = ClientError> = std::result::Result<T, E>;
 
 impl HttpServiceClient {
     /// A client of the server at `url`, such as `http://127.0.0.1:18890`.
-    pub fn new(url: impl Into<String>, worker: WorkerId) -> Self {
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn new(url: impl Into<String>, worker: WorkerId) -> Result<Self> {
         let url = url.into().trim_end_matches('/').to_owned();
-        Self { http: reqwest::Client::new(), url, worker, token: None }
+        // The provider is named here: a program may link several, and then none is the default.
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ClientError::Setup(error.to_string()))?
+            .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() })
+            .with_no_client_auth();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).build();
+        let http = http.map_err(|error| ClientError::Setup(error.to_string()))?;
+        Ok(Self { http, url, worker, token: None })
     }
 
     /// Sends this token with every request.

@@ -5,7 +5,7 @@
 //! use sandbox_client::{HttpServiceClient, types::WorkerId};
 //!
 //! let worker = WorkerId::parse("agent-7").expect("a valid id");
-//! let client = HttpServiceClient::new("http://127.0.0.1:18890", worker);
+//! let client = HttpServiceClient::new("http://127.0.0.1:18890", worker)?;
 //! let answer = client.execute("bash:run", serde_json::json!({ "command": "uname" })).await?;
 //! println!("{:?}", answer.data);
 //! # Ok(())

@@ -51,13 +51,8 @@ impl Backend for Counter {
         free_tool_group: None,
         location: location!(),
     };
-    const TOOLS: &'static [Tool<Self>] = &[Tool::new::<AddParams, Total>(
-        "add",
-        "Add to the counter.",
-        SessionUse::Exclusive,
-        add,
-        location!(),
-    )];
+    const TOOLS: &'static [Tool<Self>] =
+        &[Tool::new::<AddParams, Total>("add", "Add to the counter.", SessionUse::Exclusive, add, location!())];
 
     async fn new(_: NoConfig, _: &HookScope<Self, New>) -> Result<Self> {
         Ok(Self)

@@ -40,10 +40,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn new(config: Self::Config, scope: &HookScope<Self, New>) -> impl Future<Output = Result<Self>> + Send;
 
     /// Gets the resource ready, once, before its first use. What it returns is lent to tools and hooks.
-    fn warmup(
-        self: &Arc<Self>,
-        scope: &HookScope<Self, Warmup>,
-    ) -> impl Future<Output = Result<Self::Shared>> + Send;
+    fn warmup(self: &Arc<Self>, scope: &HookScope<Self, Warmup>) -> impl Future<Output = Result<Self::Shared>> + Send;
 
     /// Ends the resource, once, after all its calls and sessions.
     fn shutdown(

@@ -83,17 +83,27 @@ impl ToolExecutor {
                 .actions
                 .iter()
                 .map(|action| {
-                    let call = self.clone().run_action(action.clone(), &request, trace.clone(), control.child(), sessions.clone());
+                    let call = self.clone().run_action(
+                        action.clone(),
+                        &request,
+                        trace.clone(),
+                        control.child(),
+                        sessions.clone(),
+                    );
                     tokio::spawn(call)
                 })
                 .collect();
             for call in calls {
                 let answer = call.await;
-                results.push(answer.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace.clone(), arrival, Vec::new()))));
+                results.push(
+                    answer
+                        .unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace.clone(), arrival, Vec::new()))),
+                );
             }
         } else {
             for action in &request.actions {
-                let call = self.clone().run_action(action.clone(), &request, trace.clone(), control.child(), sessions.clone());
+                let call =
+                    self.clone().run_action(action.clone(), &request, trace.clone(), control.child(), sessions.clone());
                 let answer = call.await;
                 let failed = !answer.success;
                 results.push(answer);
@@ -122,7 +132,12 @@ impl ToolExecutor {
             let prepared = (|| {
                 if let (Some(seconds), None) = (named, timeout) {
                     let found = seconds.to_string();
-                    return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "timeout", "a positive number of seconds", found));
+                    return Err(ToolError::parameter(
+                        ErrorCode::INVALID_INPUT,
+                        "timeout",
+                        "a positive number of seconds",
+                        found,
+                    ));
                 }
                 Ok((self.registry.resolve(&action.action)?, parse_key(action.session.as_deref())?.into()))
             })();

@@ -95,7 +95,12 @@ pub(crate) trait DynInstance: Send + Sync {
     fn start(self: Arc<Self>, config: Value) -> BoxFuture<Result<()>>;
     /// Waits for everything that uses the shared state, at most `limit`, then `shutdown`.
     fn stop(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<()>>;
-    fn initialize(self: Arc<Self>, config: Value, context: ToolContext, handle: SessionHandle) -> BoxFuture<Result<Made>>;
+    fn initialize(
+        self: Arc<Self>,
+        config: Value,
+        context: ToolContext,
+        handle: SessionHandle,
+    ) -> BoxFuture<Result<Made>>;
     fn clean_up(
         self: Arc<Self>,
         cell: Arc<dyn Any + Send + Sync>,
@@ -187,13 +192,23 @@ struct Instance<B: Backend> {
 
 impl<B: Backend> Instance<B> {
     fn scope<Phase>(&self) -> HookScope<B, Phase> {
-        HookScope { resource: self.resource.clone(), context: None, shared: None, handle: None, reason: None, phase: PhantomData }
+        HookScope {
+            resource: self.resource.clone(),
+            context: None,
+            shared: None,
+            handle: None,
+            reason: None,
+            phase: PhantomData,
+        }
     }
 
     fn live(&self) -> Result<(Arc<B>, Arc<B::Shared>)> {
         let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner).clone();
         self.backend.get().cloned().zip(shared).ok_or_else(|| {
-            ToolError::new(ErrorCode::BACKEND_NOT_INITIALIZED, format!("resource `{}` is not running", self.resource.name()))
+            ToolError::new(
+                ErrorCode::BACKEND_NOT_INITIALIZED,
+                format!("resource `{}` is not running", self.resource.name()),
+            )
         })
     }
 }
@@ -204,8 +219,9 @@ impl<B: Backend> DynInstance for Instance<B> {
             let backend = match self.backend.get() {
                 Some(backend) => backend.clone(),
                 None => {
-                    let config = serde_json::from_value(config)
-                        .map_err(|error| ToolError::new(ErrorCode::BACKEND_NOT_INITIALIZED, format!("config: {error}")))?;
+                    let config = serde_json::from_value(config).map_err(|error| {
+                        ToolError::new(ErrorCode::BACKEND_NOT_INITIALIZED, format!("config: {error}"))
+                    })?;
                     let made = Arc::new(B::new(config, &self.scope()).await?);
                     self.backend.get_or_init(|| made).clone()
                 }
@@ -232,13 +248,19 @@ impl<B: Backend> DynInstance for Instance<B> {
         })
     }
 
-    fn initialize(self: Arc<Self>, config: Value, context: ToolContext, handle: SessionHandle) -> BoxFuture<Result<Made>> {
+    fn initialize(
+        self: Arc<Self>,
+        config: Value,
+        context: ToolContext,
+        handle: SessionHandle,
+    ) -> BoxFuture<Result<Made>> {
         Box::pin(async move {
             let token = self.users.token();
             let (backend, shared) = self.live()?;
             let config = serde_path_to_error::deserialize(config).map_err(|error| {
                 let path = error.path().to_string();
-                let parameter = if path == "." { "session_config".to_owned() } else { format!("session_config.{path}") };
+                let parameter =
+                    if path == "." { "session_config".to_owned() } else { format!("session_config.{path}") };
                 let found = error.into_inner().to_string();
                 ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, "a value that `initialize` takes", found)
             })?;
@@ -286,9 +308,8 @@ impl<B: Backend> DynInstance for Instance<B> {
 
     fn call(&self, tool: usize, params: Value, context: ToolContext, lease: Option<Arc<Lease>>) -> Result<ToolFuture> {
         let (backend, shared) = self.live()?;
-        let session = lease.and_then(|lease| {
-            typed_cell::<B>(lease.session.cell.clone()).map(|cell| HeldSession { lease, cell })
-        });
+        let session =
+            lease.and_then(|lease| typed_cell::<B>(lease.session.cell.clone()).map(|cell| HeldSession { lease, cell }));
         let token = self.users.token();
         Ok((self.tools[tool].run)(Call { backend, shared, params, context, session, token }))
     }

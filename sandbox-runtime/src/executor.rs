@@ -220,10 +220,20 @@ impl ToolExecutor {
             }
             if request.timeout.is_some() && request.timeout().is_none() {
                 let found = request.timeout.unwrap_or_default().to_string();
-                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "timeout", "a positive number of seconds", found));
+                return Err(ToolError::parameter(
+                    ErrorCode::INVALID_INPUT,
+                    "timeout",
+                    "a positive number of seconds",
+                    found,
+                ));
             }
             if request.detached {
-                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "detached", "false: this server keeps no detached calls", "true"));
+                return Err(ToolError::parameter(
+                    ErrorCode::INVALID_INPUT,
+                    "detached",
+                    "false: this server keeps no detached calls",
+                    "true",
+                ));
             }
             let session = parse_key(request.session.as_deref())?.into();
             Ok((self.registry.resolve(&request.action)?, session))
@@ -260,7 +270,8 @@ impl ToolExecutor {
     async fn run(self: Arc<Self>, mut job: Job) -> Answer {
         let facts = Facts::default();
         let params = job.params.take();
-        let result = supervise(self.attempt(&job, params, &facts), &job.control, job.limits, &facts, &self.shutdown).await;
+        let result =
+            supervise(self.attempt(&job, params, &facts), &job.control, job.limits, &facts, &self.shutdown).await;
         let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
         meta.executed = facts.entered.get().is_some();
         let session = facts.session.get();
@@ -274,7 +285,12 @@ impl ToolExecutor {
         answer
     }
 
-    async fn attempt(self: &Arc<Self>, job: &Job, params: Option<Box<RawValue>>, facts: &Facts) -> Result<Box<RawValue>> {
+    async fn attempt(
+        self: &Arc<Self>,
+        job: &Job,
+        params: Option<Box<RawValue>>,
+        facts: &Facts,
+    ) -> Result<Box<RawValue>> {
         let tool = &job.tool;
         let params = tool.params.check(params.as_deref())?;
         let resource = tool.resource()?;
@@ -338,7 +354,8 @@ impl ToolExecutor {
                 }
             }
             if job.mode == SessionMode::Require {
-                let message = format!("the worker has no session `{}` on `{}`; create it first", job.session, resource.name);
+                let message =
+                    format!("the worker has no session `{}` on `{}`; create it first", job.session, resource.name);
                 return Err(ToolError::new(ErrorCode::RESOURCE_NOT_INITIALIZED, message));
             }
         }
@@ -346,7 +363,10 @@ impl ToolExecutor {
             worker: job.worker.clone(),
             resource: resource.clone(),
             key: job.session.clone(),
-            config: resource.session_schema.check(None).map_err(|error| error.context("a temporary session cannot be made"))?,
+            config: resource
+                .session_schema
+                .check(None)
+                .map_err(|error| error.context("a temporary session cannot be made"))?,
             label: None,
             ttl: None,
             trace: job.trace.clone(),
@@ -404,8 +424,10 @@ impl ToolExecutor {
             tracing::error!(left = self.cleanups.len(), "sessions could not be cleaned up before the end");
         }
         let stops: Vec<_> = self.registry.resources().cloned().collect();
-        let stops: Vec<_> =
-            stops.into_iter().map(|resource| self.runtime.spawn(async move { resource.stop(STOP_PATIENCE).await })).collect();
+        let stops: Vec<_> = stops
+            .into_iter()
+            .map(|resource| self.runtime.spawn(async move { resource.stop(STOP_PATIENCE).await }))
+            .collect();
         for stop in stops {
             let _ = stop.await;
         }
@@ -456,7 +478,11 @@ impl NestedCalls for ToolExecutor {
                 params: Some(params),
                 worker: inner.worker.clone(),
                 trace: inner.trace.clone(),
-                session: context.inner().session.as_ref().map_or_else(|| crate::router::DEFAULT_SESSION.into(), |s| s.key.clone()),
+                session: context
+                    .inner()
+                    .session
+                    .as_ref()
+                    .map_or_else(|| crate::router::DEFAULT_SESSION.into(), |s| s.key.clone()),
                 session_id: None,
                 mode: SessionMode::Auto,
                 limits: Limits { arrival, wait, run: None },

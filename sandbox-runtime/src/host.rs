@@ -1,9 +1,6 @@
 //! `Host`: a configuration and the linked backends become a running executor.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::TaskTracker;
@@ -62,7 +59,12 @@ impl Host {
             runtime.spawn(async move { executor.warmup(names).await });
         }
         let handle = runtime.handle().clone();
-        Ok(Self { executor, runtime: Some(runtime), handle, drain: Duration::from_secs_f64(config.server.drain_seconds) })
+        Ok(Self {
+            executor,
+            runtime: Some(runtime),
+            handle,
+            drain: Duration::from_secs_f64(config.server.drain_seconds),
+        })
     }
 
     /// Checks configuration and backends without starting anything.

@@ -89,7 +89,13 @@ impl IdempotencyStore {
     ///
     /// # Errors
     /// The key is too long, was used with another body, its answer is no longer kept, or no further key can be kept.
-    pub(crate) fn begin(&self, worker: &WorkerId, key: &str, digest: u128, control: &Arc<CallControl>) -> Result<Begin> {
+    pub(crate) fn begin(
+        &self,
+        worker: &WorkerId,
+        key: &str,
+        digest: u128,
+        control: &Arc<CallControl>,
+    ) -> Result<Begin> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             let found = format!("{} bytes", key.len());
             return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "idempotency_key", "1 to 256 bytes", found));
@@ -179,7 +185,11 @@ impl State {
 
 impl Running {
     /// Waits for the answer. When the last one who waits goes away, the request lives on for `reattach`.
-    pub(crate) async fn wait(self: &Arc<Self>, reattach: Duration, runtime: &tokio::runtime::Handle) -> Option<Arc<Answer>> {
+    pub(crate) async fn wait(
+        self: &Arc<Self>,
+        reattach: Duration,
+        runtime: &tokio::runtime::Handle,
+    ) -> Option<Arc<Answer>> {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let waiter = Waiter { running: self, reattach, runtime };
         let mut outcome = self.outcome.subscribe();

@@ -43,7 +43,8 @@ impl Journal {
         std::fs::create_dir_all(data_dir)?;
         let path = data_dir.join("sessions.journal");
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        file.try_lock().map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir"))?;
+        file.try_lock()
+            .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir"))?;
         let mut open: HashMap<String, OpenSession> = HashMap::new();
         for line in BufReader::new(&file).lines() {
             // The last line may be cut off: the process may have died in the middle of it.

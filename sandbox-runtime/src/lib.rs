@@ -29,6 +29,7 @@ mod idempotency;
 mod journal;
 mod lifecycle;
 pub mod linked;
+mod nearest;
 mod pace;
 mod reaper;
 mod resource;
@@ -67,6 +68,6 @@ pub mod __private {
         slice::{BACKENDS, BackendEntry, TOOL_BLOCKS, ToolBlock},
         tool::{Call, HookResult, Parameter, ParameterDefault, SessionUse, Tool, ToolFuture, ToolResult},
     };
-    pub use {linkme, schemars, serde, serde_json};
     pub use std::{boxed::Box, option::Option, result::Result as StdResult, sync::Arc, time::Duration};
+    pub use {linkme, schemars, serde, serde_json};
 }

@@ -45,11 +45,22 @@ impl ToolExecutor {
         let key = parse_key(request.session.as_deref())?.into();
         let ttl = match request.ttl_seconds {
             None => None,
-            Some(seconds) => Some(Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero() && *ttl <= MAX_TTL).ok_or_else(
-                || ToolError::parameter(ErrorCode::INVALID_INPUT, "ttl_seconds", "a time of at most a year", seconds.to_string()),
-            )?),
+            Some(seconds) => Some(
+                Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero() && *ttl <= MAX_TTL).ok_or_else(
+                    || {
+                        ToolError::parameter(
+                            ErrorCode::INVALID_INPUT,
+                            "ttl_seconds",
+                            "a time of at most a year",
+                            seconds.to_string(),
+                        )
+                    },
+                )?,
+            ),
         };
-        let created = self.make_session(request.worker_id, resource, key, request.session_config, request.custom_name, ttl).await?;
+        let created = self
+            .make_session(request.worker_id, resource, key, request.session_config, request.custom_name, ttl)
+            .await?;
         Ok(created_data(&created))
     }
 
@@ -99,7 +110,9 @@ impl ToolExecutor {
                 ));
             }
         };
-        let resource = session.as_ref().map_or_else(|| request.resource_type.clone().unwrap_or_default(), |s| s.resource.name.to_string());
+        let resource = session
+            .as_ref()
+            .map_or_else(|| request.resource_type.clone().unwrap_or_default(), |s| s.resource.name.to_string());
         Ok(json!({
             "message": "session destroyed",
             "session_id": session.as_ref().map(|session| session.id()),
@@ -266,7 +279,11 @@ impl ToolExecutor {
                     }
                     None => config,
                 };
-                let request = InitResource { worker_id: request.worker_id.clone(), resource_type: resource_type.clone(), init_config };
+                let request = InitResource {
+                    worker_id: request.worker_id.clone(),
+                    resource_type: resource_type.clone(),
+                    init_config,
+                };
                 let executor = self.clone();
                 (resource_type, tokio::spawn(async move { executor.init_resource(request).await }))
             })

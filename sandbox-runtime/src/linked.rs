@@ -94,16 +94,6 @@ impl Linked {
     pub(crate) fn errors(&self) -> &[String] {
         &self.errors
     }
-
-    /// The backends that `resources` can name, with the schemas of their configurations.
-    pub fn backend_schemas(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.schemas.iter().map(|(name, schema)| (*name, schema))
-    }
-
-    /// The keys of `apis` that some linked tool knows, with their schemas.
-    pub fn section_schemas(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.sections.iter().map(|(key, schema)| (key.as_str(), schema))
-    }
 }
 
 impl SectionSchemas for Linked {
@@ -113,6 +103,14 @@ impl SectionSchemas for Linked {
 
     fn api(&self, key: &str) -> Option<&Value> {
         self.sections.get(key)
+    }
+
+    fn backend_names(&self) -> Vec<&str> {
+        self.schemas.keys().copied().collect()
+    }
+
+    fn api_keys(&self) -> Vec<&str> {
+        self.sections.keys().map(String::as_str).collect()
     }
 }
 

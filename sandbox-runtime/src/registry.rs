@@ -20,8 +20,9 @@ use crate::{
     error::{Result, ToolError},
     gate::Gate,
     linked::{Linked, LinkedBackend, own_part},
+    nearest::nearest,
     resource::Resource,
-    schema::{ParamsSchema, generate, nearest},
+    schema::{ParamsSchema, generate},
     tool::SessionUse,
 };
 
@@ -125,7 +126,9 @@ impl Registry {
             Some(Named::Ambiguous(indices)) => {
                 let names = indices.iter().map(|index| self.tools[*index].full_name.clone());
                 let message = format!("tool `{action}` is ambiguous; use one of the full names");
-                Err(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message).with_reason("ambiguous_tool").with_candidates(names))
+                Err(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message)
+                    .with_reason("ambiguous_tool")
+                    .with_candidates(names))
             }
             None => {
                 let candidates = self.candidates(action);
@@ -190,7 +193,8 @@ struct Build<'a> {
 impl Build<'_> {
     /// `resources.*`.
     fn configured_resources(&mut self, config: &Config, linked: &Linked) {
-        let candidates: Vec<&LinkedBackend> = linked.backends().iter().filter(|b| b.about().free_tool_group.is_none()).collect();
+        let candidates: Vec<&LinkedBackend> =
+            linked.backends().iter().filter(|b| b.about().free_tool_group.is_none()).collect();
         for (name, resource) in config.resources.iter().filter(|(_, resource)| resource.enabled) {
             let wanted = resource.backend_name(name);
             match candidates.iter().find(|backend| backend.about().name == wanted) {
@@ -209,13 +213,20 @@ impl Build<'_> {
             let configuration = match section {
                 Some(Some(section)) => own_part(section, &schema),
                 Some(None) if about.free_tool_group.is_some() => {
-                    self.add_tools(about.name, backend, Err(about.config_section.unwrap_or_default()), &ResourceConfig::default());
+                    self.add_tools(
+                        about.name,
+                        backend,
+                        Err(about.config_section.unwrap_or_default()),
+                        &ResourceConfig::default(),
+                    );
                     continue;
                 }
                 None if about.free_tool_group.is_some() => Value::Object(Map::new()),
                 Some(None) | None => continue,
             };
-            if config.resources.get(about.name).is_some_and(|resource| resource.enabled) && about.free_tool_group.is_none() {
+            if config.resources.get(about.name).is_some_and(|resource| resource.enabled)
+                && about.free_tool_group.is_none()
+            {
                 self.errors.push(format!(
                     "resources.{}: a backend of this name is switched on by `{}` already",
                     about.name,
@@ -242,13 +253,15 @@ impl Build<'_> {
             self.errors.push(format!("{path}: {fault}"));
             return;
         }
-        let session_schema = match ParamsSchema::of_value(generate(|generator| backend.backend.session_config_schema(generator))) {
-            Ok(schema) => schema,
-            Err(errors) => {
-                self.errors.extend(errors.into_iter().map(|error| format!("session config of `{}`: {error}", about.name)));
-                return;
-            }
-        };
+        let session_schema =
+            match ParamsSchema::of_value(generate(|generator| backend.backend.session_config_schema(generator))) {
+                Ok(schema) => schema,
+                Err(errors) => {
+                    self.errors
+                        .extend(errors.into_iter().map(|error| format!("session config of `{}`: {error}", about.name)));
+                    return;
+                }
+            };
         let data_dir = self.shared.data_dir.map(|folder| folder.join("resources").join(name));
         let context = Arc::new(ResourceContext::new(name.into(), data_dir, self.shared.runtime.clone()));
         let limits = limits(resource, config);
@@ -286,7 +299,9 @@ impl Build<'_> {
         let views = backend.backend.tools(&backend.blocks);
         self.check_choice(resource_name, &views, config);
         for (index, view) in views.into_iter().enumerate() {
-            if let Some(earlier) = backend.backend.tools(&backend.blocks)[..index].iter().find(|earlier| earlier.name == view.name) {
+            if let Some(earlier) =
+                backend.backend.tools(&backend.blocks)[..index].iter().find(|earlier| earlier.name == view.name)
+            {
                 self.errors.push(format!(
                     "tool `{}` of backend `{}` stands twice: {} and {}",
                     view.name, about.name, earlier.location, view.location
@@ -301,7 +316,9 @@ impl Build<'_> {
             let resource_type = about.free_tool_group.is_none().then(|| resource_name.to_owned());
             let api_name = format!("{prefix}__{}", view.name);
             if api_name.len() > 64 {
-                self.errors.push(format!("tool `{full_name}`: `{api_name}` is longer than the 64 characters that model APIs allow"));
+                self.errors.push(format!(
+                    "tool `{full_name}`: `{api_name}` is longer than the 64 characters that model APIs allow"
+                ));
             }
             match ParamsSchema::new(view.input_schema, view.defaults) {
                 Ok(params) => {
@@ -331,7 +348,10 @@ impl Build<'_> {
                 let mut known: Vec<_> = views.iter().filter_map(|view| view.group).collect();
                 known.sort_unstable();
                 known.dedup();
-                self.errors.push(format!("resources.{resource}.groups: no tool is in group `{group}`; groups are: {}", known.join(", ")));
+                self.errors.push(format!(
+                    "resources.{resource}.groups: no tool is in group `{group}`; groups are: {}",
+                    known.join(", ")
+                ));
             }
         }
         for tool in config.tools.allow.iter().flatten().chain(&config.tools.deny) {
@@ -408,7 +428,13 @@ fn chosen(view: &ToolView, config: &ResourceConfig) -> bool {
     in_group && allowed && !config.tools.deny.iter().any(|name| name == view.name)
 }
 
-fn info(view: &ToolView, full_name: &str, api_name: String, resource_type: Option<String>, params: &ParamsSchema) -> ToolInfo {
+fn info(
+    view: &ToolView,
+    full_name: &str,
+    api_name: String,
+    resource_type: Option<String>,
+    params: &ParamsSchema,
+) -> ToolInfo {
     ToolInfo {
         name: view.name.to_owned(),
         full_name: full_name.to_owned(),
@@ -439,7 +465,8 @@ fn limits(resource: &ResourceConfig, config: &Config) -> ResourceLimits {
 }
 
 fn not_linked(resource: &str, wanted: &str, linked: &[&LinkedBackend]) -> String {
-    let list: Vec<_> = linked.iter().map(|b| format!("`{}` (crate {})", b.about().name, b.about().location.krate)).collect();
+    let list: Vec<_> =
+        linked.iter().map(|b| format!("`{}` (crate {})", b.about().name, b.about().location.krate)).collect();
     let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     format!(
         "resources.{resource}: backend `{wanted}` is not linked into this program; linked are: {list}. \

@@ -18,12 +18,12 @@ use crate::{
     context::{Entered, Inner, Limits, ResourceContext, ToolContext},
     erase::{Cleaned, DynInstance},
     error::{Result, ToolError},
-    supervise::catch,
     gate::Gate,
     pace::{Begun, Pace},
     router::Slot,
     schema::ParamsSchema,
     session::{EndReason, Session},
+    supervise::catch,
 };
 
 /// How long a cleanup may take before it counts as orphaned; it is not cut off.
@@ -104,7 +104,8 @@ impl Resource {
         let resource = self.clone();
         self.context.runtime.spawn(async move {
             let began = Instant::now();
-            let result = catch(resource.instance.clone().start(resource.config.clone())).await.and_then(|result| result);
+            let result =
+                catch(resource.instance.clone().start(resource.config.clone())).await.and_then(|result| result);
             let result = result.map_err(|error| {
                 ToolError::new(
                     ErrorCode::BACKEND_NOT_INITIALIZED,
@@ -112,7 +113,9 @@ impl Resource {
                 )
             });
             match &result {
-                Ok(()) => tracing::info!(resource = %resource.name, ms = began.elapsed().as_millis(), "resource started"),
+                Ok(()) => {
+                    tracing::info!(resource = %resource.name, ms = began.elapsed().as_millis(), "resource started")
+                }
                 Err(error) => tracing::error!(resource = %resource.name, "{error}"),
             }
             let mut last_error = resource.start.last_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +174,8 @@ impl Resource {
                 depth: 0,
                 nested: None,
             });
-            let mut round = Box::pin(catch(self.instance.clone().clean_up(session.cell.clone(), context, reason.clone())));
+            let mut round =
+                Box::pin(catch(self.instance.clone().clean_up(session.cell.clone(), context, reason.clone())));
             let outcome = match tokio::time::timeout(CLEANUP_LIMIT, &mut round).await {
                 Ok(outcome) => outcome,
                 Err(_) => {

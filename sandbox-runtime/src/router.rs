@@ -18,12 +18,12 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use crate::{
     context::{Entered, Inner, Limits, NestedCalls, ToolContext},
     error::{Result, ToolError},
-    supervise::catch,
     gone::GoneIds,
     journal::{Journal, OpenSession},
-    resource::Resource,
     pace::Begun,
+    resource::Resource,
     session::{EndReason, Ended, Lease, NewSession, Session, SessionHandle},
+    supervise::catch,
 };
 
 /// Locks of the table: a call takes one of them, for well under a microsecond.
@@ -65,7 +65,11 @@ enum Place {
     Creating(Arc<Creation>),
     Live(Arc<Session>),
     /// It ended without the worker asking for it, and the worker has not been told.
-    Gone { reason: Box<EndReason>, id: SessionId, since: Instant },
+    Gone {
+        reason: Box<EndReason>,
+        id: SessionId,
+        since: Instant,
+    },
 }
 
 /// The making of an explicit session, shared by all who ask for it.
@@ -286,7 +290,9 @@ impl SessionTable {
             Some(session) => session.lease(),
             None => {
                 drop(shard);
-                Err(self.why_gone(worker, id).map_or_else(|| not_found(id), |reason| reason.gone(&format!("session `{id}`"))))
+                Err(self
+                    .why_gone(worker, id)
+                    .map_or_else(|| not_found(id), |reason| reason.gone(&format!("session `{id}`"))))
             }
         }
     }
@@ -513,7 +519,10 @@ impl SessionTable {
         let exhausted = |what: String| Err(ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, what));
         if shard.get(worker).map_or(0, |entry| entry.count(&resource.name)) >= limits.max_sessions_per_worker {
             let max = limits.max_sessions_per_worker;
-            return exhausted(format!("the worker has {max} sessions on `{}` (max_sessions_per_worker)", resource.name));
+            return exhausted(format!(
+                "the worker has {max} sessions on `{}` (max_sessions_per_worker)",
+                resource.name
+            ));
         }
         let below = |sessions: usize| (sessions < limits.max_sessions).then_some(sessions + 1);
         if resource.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).is_err() {
@@ -604,9 +613,7 @@ impl SessionTable {
                 drop_if_empty(&mut shard, worker);
                 Ok(None)
             }
-            Some(Place::Gone { .. }) => {
-                Err(self.take_note(&mut shard, worker, &label, true).unwrap_or_else(nothing))
-            }
+            Some(Place::Gone { .. }) => Err(self.take_note(&mut shard, worker, &label, true).unwrap_or_else(nothing)),
         }
     }
 

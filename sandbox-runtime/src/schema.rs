@@ -14,6 +14,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     error::{Result, ToolError},
+    nearest::nearest,
     tool::ParameterDefault,
 };
 
@@ -55,11 +56,16 @@ impl ParamsSchema {
     ///
     /// # Errors
     /// One text for each default that is wrong, and for a schema that is no schema.
-    pub(crate) fn new(make: fn(&mut SchemaGenerator) -> Schema, defaults: &'static [ParameterDefault]) -> Result<Self, Vec<String>> {
+    pub(crate) fn new(
+        make: fn(&mut SchemaGenerator) -> Schema,
+        defaults: &'static [ParameterDefault],
+    ) -> Result<Self, Vec<String>> {
         let mut parsed = Vec::new();
         let mut errors = Vec::new();
         for default in defaults {
-            match (default.check)(default.json).and_then(|()| serde_json::from_str(default.json).map_err(|e| e.to_string())) {
+            match (default.check)(default.json)
+                .and_then(|()| serde_json::from_str(default.json).map_err(|e| e.to_string()))
+            {
                 Ok(value) => parsed.push((default.parameter, value)),
                 Err(error) => errors.push(format!(
                     "default of parameter `{}`: `{}` is not a value of its type: {error}",
@@ -118,7 +124,12 @@ impl ParamsSchema {
                 .map_err(|error| ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("params: {error}")))?,
         };
         let Some(object) = value.as_object_mut() else {
-            return Err(ToolError::parameter(ErrorCode::INVALID_PARAMETER_TYPE, "params", "an object", describe(&value)));
+            return Err(ToolError::parameter(
+                ErrorCode::INVALID_PARAMETER_TYPE,
+                "params",
+                "an object",
+                describe(&value),
+            ));
         };
         for (parameter, default) in &self.defaults {
             if object.get(*parameter).is_none_or(Value::is_null) {
@@ -172,7 +183,13 @@ impl BodySchema {
 
     /// The fields that the route knows.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
-        self.0.published.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.as_str())
+        self.0
+            .published
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.as_str())
     }
 }
 
@@ -212,7 +229,9 @@ fn strings(value: Option<&Value>) -> impl Iterator<Item = String> + '_ {
 
 fn mentions_integer(schema: &Value) -> bool {
     match schema {
-        Value::Object(object) => object.iter().any(|(key, value)| (key == "type" && allows(value, "integer")) || mentions_integer(value)),
+        Value::Object(object) => {
+            object.iter().any(|(key, value)| (key == "type" && allows(value, "integer")) || mentions_integer(value))
+        }
         Value::Array(items) => items.iter().any(mentions_integer),
         _ => false,
     }
@@ -314,7 +333,9 @@ impl Violation {
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
                 // An optional value is a choice between its type and null: the type's own complaint is the useful one.
                 let complaint = context.iter().find_map(|branch| {
-                    branch.first().filter(|inner| !matches!(inner.kind(), Kind::Type { kind: TypeKind::Single(JsonType::Null) }))
+                    branch
+                        .first()
+                        .filter(|inner| !matches!(inner.kind(), Kind::Type { kind: TypeKind::Single(JsonType::Null) }))
                 });
                 complaint.map_or_else(|| invalid("another shape".into()), Self::of)
             }
@@ -346,7 +367,8 @@ impl Violation {
                 (None, true) => write!(message, "; the tool takes none"),
                 (None, false) => write!(message, "; known are {}", names.join(", ")),
             };
-            let error = ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message);
+            let error =
+                ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message);
             return match near {
                 Some(near) => error.with_candidates([near.to_owned()]),
                 None => error,
@@ -359,15 +381,6 @@ impl Violation {
         let message = format!("{noun} `{}`: expected {}, found {}", self.parameter, self.expected, self.found);
         ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message)
     }
-}
-
-/// The known name nearest to `name`, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(similarity, _)| *similarity > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 fn types(kind: &TypeKind) -> String {
@@ -464,7 +477,8 @@ mod tests {
 
     #[test]
     fn null_and_absence_take_the_default_and_integral_floats_are_integers() {
-        let params = check(&json!({"count": 3.0, "button": null, "delay_ms": null, "points": [[1.0, 2.0]]})).expect("fits");
+        let params =
+            check(&json!({"count": 3.0, "button": null, "delay_ms": null, "points": [[1.0, 2.0]]})).expect("fits");
         assert_eq!((params.count, params.button, params.delay_ms), (3, Button::Left, None));
         assert_eq!(params.points, [(1, 2.0)]);
         assert_eq!(check(&json!({"count": 1, "button": "right", "delay_ms": 5.0})).expect("fits").delay_ms, Some(5));
@@ -484,9 +498,27 @@ mod tests {
             (json!({"count": "3"}), ErrorCode::INVALID_PARAMETER_TYPE, "count", "an integer", "string \"3\""),
             (json!({"count": 11}), ErrorCode::INVALID_INPUT, "count", "a number of at most 10", "number 11"),
             (json!({"count": 1.5}), ErrorCode::INVALID_PARAMETER_TYPE, "count", "an integer", "number 1.5"),
-            (json!({"count": 1, "delay_ms": -1}), ErrorCode::INVALID_INPUT, "delay_ms", "a number of at least 0", "number -1"),
-            (json!({"count": 1, "points": [[1, "x"]]}), ErrorCode::INVALID_PARAMETER_TYPE, "points[0][1]", "a number", "string \"x\""),
-            (json!({"count": 1, "dealy_ms": 4}), ErrorCode::INVALID_INPUT, "dealy_ms", "a known name", "an unknown one"),
+            (
+                json!({"count": 1, "delay_ms": -1}),
+                ErrorCode::INVALID_INPUT,
+                "delay_ms",
+                "a number of at least 0",
+                "number -1",
+            ),
+            (
+                json!({"count": 1, "points": [[1, "x"]]}),
+                ErrorCode::INVALID_PARAMETER_TYPE,
+                "points[0][1]",
+                "a number",
+                "string \"x\"",
+            ),
+            (
+                json!({"count": 1, "dealy_ms": 4}),
+                ErrorCode::INVALID_INPUT,
+                "dealy_ms",
+                "a known name",
+                "an unknown one",
+            ),
         ];
         for (params, code, parameter, expected, found) in cases {
             let error = check(&params).expect_err("must be refused");
@@ -507,7 +539,8 @@ mod tests {
         let errors = ParamsSchema::new(<Params as JsonSchema>::json_schema, WRONG).err().expect("must be refused");
         assert!(errors[0].contains("`button`"), "{errors:?}");
         static OUT_OF_RANGE: &[ParameterDefault] = &[ParameterDefault::of::<u32>("count", "99")];
-        let errors = ParamsSchema::new(<Params as JsonSchema>::json_schema, OUT_OF_RANGE).err().expect("must be refused");
+        let errors =
+            ParamsSchema::new(<Params as JsonSchema>::json_schema, OUT_OF_RANGE).err().expect("must be refused");
         assert!(errors[0].contains("at most 10"), "{errors:?}");
     }
 }

@@ -339,7 +339,8 @@ impl<S: Send + Sync + 'static> HeldSession<S> {
                 return Err(self.conflict("the caller has it to itself"));
             }
             // Locking again would deadlock with a writer that waits between the two.
-            let hold = frame.guard.as_ref().and_then(Weak::upgrade).and_then(|any| any.downcast::<SharedHold<S>>().ok());
+            let hold =
+                frame.guard.as_ref().and_then(Weak::upgrade).and_then(|any| any.downcast::<SharedHold<S>>().ok());
             return match hold {
                 Some(hold) => Ok(SharedGuard(hold)),
                 None => Err(self.conflict("the call that held it is over")),

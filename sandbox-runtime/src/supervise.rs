@@ -216,7 +216,10 @@ fn cut(cause: Cause, total: Duration, facts: &Facts) -> ToolError {
     match cause {
         Cause::Deadline => {
             let what = if facts.entered.get().is_some() { "the tool ran" } else { "the call waited" };
-            ToolError::new(ErrorCode::TIMEOUT_ERROR, format!("{what} longer than its limit of {} s", total.as_secs_f64()))
+            ToolError::new(
+                ErrorCode::TIMEOUT_ERROR,
+                format!("{what} longer than its limit of {} s", total.as_secs_f64()),
+            )
         }
         Cause::Disconnect => ToolError::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected"),
         Cause::Shutdown => ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down"),

@@ -149,7 +149,10 @@ impl<B: Backend> Call<B> {
             (SessionUse::Shared, Some(held)) => Some(held.share(&mut context).await?),
             (SessionUse::Shared, None) => return Err(no_session()),
             (SessionUse::Exclusive, _) => {
-                return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "an exclusive tool was entered without its session"));
+                return Err(ToolError::new(
+                    ErrorCode::INTERNAL_ERROR,
+                    "an exclusive tool was entered without its session",
+                ));
             }
         };
         context.mark_entered();

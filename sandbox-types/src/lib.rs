@@ -14,7 +14,8 @@ pub use error::ErrorCode;
 pub use execute::{BatchAction, BatchRequest, BatchResult, ExecuteRequest, SessionMode};
 pub use id::{SessionId, TraceId, WorkerId};
 pub use session::{
-    CreateSession, DestroySession, InitBatch, InitResource, RefreshSessions, WarmupRequest, ShutdownRequest, WorkerRequest,
+    CreateSession, DestroySession, InitBatch, InitResource, RefreshSessions, ShutdownRequest, WarmupRequest,
+    WorkerRequest,
 };
 pub use tool::{ResourceInfo, ResourceLimits, ToolInfo};
 

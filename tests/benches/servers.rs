@@ -30,6 +30,13 @@ struct Params {
     text: String,
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SessionConfig {
+    #[serde(default)]
+    initialize_ms: u64,
+}
+
 #[derive(Serialize, JsonSchema)]
 struct Done {
     ok: bool,
@@ -37,7 +44,7 @@ struct Done {
 
 impl Backend for Bench {
     type Config = NoConfig;
-    type SessionConfig = NoConfig;
+    type SessionConfig = SessionConfig;
     type Session = u64;
     type Shared = ();
 
@@ -63,7 +70,10 @@ impl Backend for Bench {
         Ok(())
     }
 
-    async fn initialize(self: &Arc<Self>, _: NoConfig, _: &HookScope<Self, Initialize>) -> Result<u64> {
+    async fn initialize(self: &Arc<Self>, config: SessionConfig, _: &HookScope<Self, Initialize>) -> Result<u64> {
+        if config.initialize_ms > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(config.initialize_ms)).await;
+        }
         Ok(0)
     }
 }

@@ -1,4 +1,6 @@
 //! Lightweight tools: one family per file.
 
+#[cfg(feature = "fetch")]
+pub mod fetch;
 #[cfg(feature = "util")]
 pub mod util;

@@ -10,8 +10,8 @@ use std::ptr;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, pidfd_send_signal,
-    set_dumpable_behavior, set_parent_process_death_signal, wait, waitid,
+    DumpableBehavior, Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
+    pidfd_send_signal, set_dumpable_behavior, set_parent_process_death_signal, wait, waitid,
 };
 use rustix::process::{Gid, Uid};
 use rustix::pty::OpenptFlags;
@@ -143,7 +143,16 @@ impl<'a> Init<'a> {
         let fds = [command.as_fd(), report.as_fd(), out.as_fd(), err.as_fd()];
         wire::send(control, Tag::Ready, &[], &fds).during(Step::ControlFiles)?;
         drop((command, report, out, err));
-        let init = Self { config, control, filters, children, shell: None, terminal: None, drains: Vec::new(), started: false };
+        let init = Self {
+            config,
+            control,
+            filters,
+            children,
+            shell: None,
+            terminal: None,
+            drains: Vec::new(),
+            started: false,
+        };
         init.serve().during(Step::ProcessAttributes)
     }
 
@@ -183,7 +192,10 @@ impl<'a> Init<'a> {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if self.shell == Some(pid) {
                 self.shell = None;
-                let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(1);
+                let code = status
+                    .exit_status()
+                    .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+                    .unwrap_or(1);
                 let _ = wire::send(self.control, Tag::Exit, &code.to_le_bytes(), &[]);
             }
         }
@@ -278,16 +290,27 @@ impl<'a> Init<'a> {
     }
 
     /// Turns the forked child into the shell; returns only if that failed.
-    fn become_shell(&self, input: &OwnedFd, slave: &OwnedFd, cwd: &CString, variables: &[CString]) -> Result<Infallible, Failure> {
+    fn become_shell(
+        &self,
+        input: &OwnedFd,
+        slave: &OwnedFd,
+        cwd: &CString,
+        variables: &[CString],
+    ) -> Result<Infallible, Failure> {
         reset_signals();
         rustix::process::setsid().during(Step::ShellStreams)?;
         rustix::process::ioctl_tiocsctty(slave).during(Step::ShellStreams)?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(Step::ShellStreams)?;
+        let null =
+            rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(Step::ShellStreams)?;
         rustix::stdio::dup2_stdin(input).during(Step::ShellStreams)?;
         rustix::stdio::dup2_stdout(&null).during(Step::ShellStreams)?;
         rustix::stdio::dup2_stderr(&null).during(Step::ShellStreams)?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
-        restrict(&self.config, &self.filters, || if self.config.host_id > 0 { become_user(SHELL_UID) } else { Ok(()) })?;
+        restrict(
+            &self.config,
+            &self.filters,
+            || if self.config.host_id > 0 { become_user(SHELL_UID) } else { Ok(()) },
+        )?;
         if let Err(error) = rustix::process::chdir(cwd) {
             // A shell that is started again must not fail because its folder was removed.
             if !self.started {

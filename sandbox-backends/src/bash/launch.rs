@@ -36,7 +36,9 @@ static BECOME_LAUNCHER: extern "C" fn() = become_launcher;
 /// Diverts to the launcher when this process is meant to be one.
 extern "C" fn become_launcher() {
     // Not the arguments that glibc passes here: other C libraries pass none.
-    if fs::read("/proc/self/cmdline").is_ok_and(|line| line.strip_prefix(LAUNCHER.as_bytes()).is_some_and(|rest| rest == [0])) {
+    if fs::read("/proc/self/cmdline")
+        .is_ok_and(|line| line.strip_prefix(LAUNCHER.as_bytes()).is_some_and(|rest| rest == [0]))
+    {
         super::init::main();
     }
 }
@@ -58,7 +60,8 @@ impl Sandbox {
         rustix::io::ioctl_fionbio(&control, true).map_err(ShellError::io("configuring the control socket"))?;
         let body = config.encode();
         if body.len() >= wire::MAX_FRAME_BYTES {
-            let reason = format!("names and values have {} bytes, less than {} are accepted", body.len(), wire::MAX_FRAME_BYTES);
+            let reason =
+                format!("names and values have {} bytes, less than {} are accepted", body.len(), wire::MAX_FRAME_BYTES);
             return Err(ShellError::InvalidOption { option: "env", reason });
         }
         // Queued until the launcher and PID 1 read them.
@@ -75,7 +78,8 @@ impl Sandbox {
             .stderr(Stdio::null())
             .spawn()
             .map_err(ShellError::Spawn)?;
-        match i32::try_from(launcher.id()).ok().and_then(Pid::from_raw).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        match i32::try_from(launcher.id()).ok().and_then(Pid::from_raw).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        {
             Some(Ok(pidfd)) => Ok(Self { control, launcher: Some((launcher, pidfd)), init: None }),
             result => {
                 let _ = launcher.kill();

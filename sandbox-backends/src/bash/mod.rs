@@ -108,7 +108,9 @@ pub struct BashSession {
 impl From<ShellError> for ToolError {
     fn from(error: ShellError) -> Self {
         let code = match &error {
-            ShellError::InvalidOption { .. } | ShellError::NulInCommand { .. } | ShellError::CommandTooLong { .. } => ErrorCode::INVALID_INPUT,
+            ShellError::InvalidOption { .. } | ShellError::NulInCommand { .. } | ShellError::CommandTooLong { .. } => {
+                ErrorCode::INVALID_INPUT
+            }
             ShellError::Isolation { .. } | ShellError::Spawn(_) => ErrorCode::DEPENDENCY_FAILURE,
             _ => ErrorCode::EXECUTION_ERROR,
         };
@@ -151,10 +153,14 @@ impl BashBackend {
         timeout_ms: Option<u64>,
     ) -> Result<RunResult> {
         let left = context.deadline().saturating_duration_since(tokio::time::Instant::now());
-        let timeout = timeout_ms.map_or_else(|| left.saturating_sub(ANSWER_MARGIN).max(left / 2), Duration::from_millis);
+        let timeout =
+            timeout_ms.map_or_else(|| left.saturating_sub(ANSWER_MARGIN).max(left / 2), Duration::from_millis);
         let request = RunRequest { command: &command, timeout, max_output_bytes: MAX_OUTPUT_BYTES };
         let outcome = session.shell.run(request, context.cancellation()).await.inspect_err(|error| {
-            if matches!(error, ShellError::Gone | ShellError::Abandoned | ShellError::Unstable { .. } | ShellError::Io { .. }) {
+            if matches!(
+                error,
+                ShellError::Gone | ShellError::Abandoned | ShellError::Unstable { .. } | ShellError::Io { .. }
+            ) {
                 session.handle.fail("its shell ended and cannot be started again");
             }
         })?;
@@ -177,6 +183,13 @@ impl BashBackend {
     fn options(&self, session: BashSessionConfig) -> ShellOptions {
         let BashConfig { workspace_mib, tmp_mib, pids, memory_mib, env } = self.config.clone();
         let env = env.into_iter().chain(session.env).collect();
-        ShellOptions { workspace_mib, tmp_mib, pids, memory_mib: session.memory_mib.or(memory_mib), env, cwd: session.cwd }
+        ShellOptions {
+            workspace_mib,
+            tmp_mib,
+            pids,
+            memory_mib: session.memory_mib.or(memory_mib),
+            env,
+            cwd: session.cwd,
+        }
     }
 }

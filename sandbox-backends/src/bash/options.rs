@@ -90,14 +90,18 @@ impl ShellOptions {
         let mut env: BTreeMap<_, _> = defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         for (name, value) in &self.env {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-                let reason = format!("{name:?} is no variable: a name is not empty and has no `=`, and neither part has a NUL");
+                let reason =
+                    format!("{name:?} is no variable: a name is not empty and has no `=`, and neither part has a NUL");
                 return Err(ShellError::InvalidOption { option: "env", reason });
             }
             env.insert(name.clone(), value.clone());
         }
         let cwd = self.cwd.clone().unwrap_or_else(|| "/workspace".to_owned());
         if cwd.contains('\0') || cwd.len() > 4095 || !cwd.starts_with('/') {
-            return Err(ShellError::InvalidOption { option: "cwd", reason: "an absolute path was expected".to_owned() });
+            return Err(ShellError::InvalidOption {
+                option: "cwd",
+                reason: "an absolute path was expected".to_owned(),
+            });
         }
         let host_id = if rustix::process::geteuid().is_root() {
             HOST_ID_BASE + 2 * (NEXT.fetch_add(1, Ordering::Relaxed) % HOST_ID_PAIRS)

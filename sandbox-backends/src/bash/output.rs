@@ -97,7 +97,8 @@ fn decode_start(bytes: &[u8], room: usize) -> (String, u64) {
         }
         let invalid = chunk.invalid();
         // A sequence cut off by the end of what was kept is not an error of the stream.
-        let cut_off = chunks.peek().is_none() && std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+        let cut_off =
+            chunks.peek().is_none() && std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
         if invalid.is_empty() || cut_off || room - text.len() < 3 {
             break;
         }

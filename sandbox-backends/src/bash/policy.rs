@@ -6,8 +6,8 @@ use std::io;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use super::error::Step;
@@ -91,7 +91,8 @@ const DENIED: &[libc::c_long] = &[
 
 /// Refused with EPERM, only on this architecture.
 #[cfg(target_arch = "x86_64")]
-const DENIED_HERE: &[libc::c_long] = &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib, libc::SYS__sysctl];
+const DENIED_HERE: &[libc::c_long] =
+    &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib, libc::SYS__sysctl];
 /// Refused with EPERM, only on this architecture.
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[libc::c_long] = &[];
@@ -145,7 +146,8 @@ fn denied_rules() -> io::Result<BTreeMap<libc::c_long, Vec<SeccompRule>>> {
     rules.insert(libc::SYS_clone, clone);
     // Only Unix, IP and netlink sockets, none of them raw: vsock reaches the hypervisor whatever the network
     // namespace, and the others are attack surface.
-    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| u64::from(family.unsigned_abs()));
+    let families =
+        [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| u64::from(family.unsigned_abs()));
     let raw = u64::from(libc::SOCK_RAW.unsigned_abs());
     rules.insert(
         libc::SYS_socket,

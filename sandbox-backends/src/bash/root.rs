@@ -9,8 +9,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount, open_tree,
-    unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
+    open_tree, unmount,
 };
 
 use super::error::Step;
@@ -72,18 +72,28 @@ pub(super) fn enter(config: &Config) -> Result<(), Failure> {
     mount("proc", "proc", "proc", safe | MountFlags::NOEXEC, None::<&CStr>).during(Step::Proc)?;
     // The host's kernel command line is nobody's business here.
     bind("/dev/null", "proc/cmdline", libc::MOUNT_ATTR_NOSUID).during(Step::Proc)?;
-    mount("devpts", "dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"newinstance,ptmxmode=0666,mode=0620")
-        .during(Step::Terminals)?;
+    mount(
+        "devpts",
+        "dev/pts",
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        c"newinstance,ptmxmode=0666,mode=0620",
+    )
+    .during(Step::Terminals)?;
     let owner = format!("uid={SHELL_UID},gid={SHELL_UID}");
-    for (folder, mib, mode) in
-        [("workspace", config.workspace_mib, "0755"), ("tmp", config.tmp_mib, "1777"), ("dev/shm", config.tmp_mib, "1777")]
-    {
+    for (folder, mib, mode) in [
+        ("workspace", config.workspace_mib, "0755"),
+        ("tmp", config.tmp_mib, "1777"),
+        ("dev/shm", config.tmp_mib, "1777"),
+    ] {
         let inodes = mib.saturating_mul(256).clamp(1024, 1 << 24);
         let options = format!("mode={mode},size={mib}m,nr_inodes={inodes},{owner}\0");
-        let options = CStr::from_bytes_with_nul(options.as_bytes()).map_err(io::Error::other).during(Step::WorkFolders)?;
+        let options =
+            CStr::from_bytes_with_nul(options.as_bytes()).map_err(io::Error::other).during(Step::WorkFolders)?;
         mount("tmpfs", folder, "tmpfs", safe, options).during(Step::WorkFolders)?;
     }
-    mount("tmpfs", ".sbx", "tmpfs", safe | MountFlags::NOEXEC, c"mode=0711,size=8m,nr_inodes=64").during(Step::ControlFiles)?;
+    mount("tmpfs", ".sbx", "tmpfs", safe | MountFlags::NOEXEC, c"mode=0711,size=8m,nr_inodes=64")
+        .during(Step::ControlFiles)?;
     rustix::process::pivot_root(".", ".").during(Step::PivotRoot)?;
     unmount(".", UnmountFlags::DETACH).during(Step::PivotRoot)?;
     std::env::set_current_dir("/").during(Step::PivotRoot)?;

@@ -121,9 +121,11 @@ impl Shell {
         let [command, record, out, err] = fds(ready)?;
         let started = expect(&mut sandbox, Tag::Shell).await?;
         let [input] = fds(started)?;
-        let events = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShellError::io("creating an epoll instance"))?);
+        let events =
+            Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShellError::io("creating an epoll instance"))?);
         let cwd = config.cwd;
-        let mut shell = Self { sandbox, events, command, record, input, streams: [out, err], cwd, exited: None, idle: true };
+        let mut shell =
+            Self { sandbox, events, command, record, input, streams: [out, err], cwd, exited: None, idle: true };
         prepare_fifo(&shell.record)?;
         shell.watch(&shell.record, 2)?;
         shell.watch(&shell.sandbox.control(), 3)?;
@@ -174,7 +176,11 @@ impl Shell {
     }
 
     /// Runs one command; an error leaves the shell in an unknown state.
-    async fn run_once(&mut self, request: RunRequest<'_>, cancel: &CancellationToken) -> Result<RunOutcome, ShellError> {
+    async fn run_once(
+        &mut self,
+        request: RunRequest<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<RunOutcome, ShellError> {
         let began = Instant::now();
         let nonce = getrandom::u64().map_err(|error| io::Error::other(error.to_string()));
         let nonce = format!("{:016x}", nonce.map_err(ShellError::io("drawing a random number"))?);
@@ -327,7 +333,8 @@ impl Shell {
         let mut space = [MaybeUninit::<epoll::Event>::uninit(); 8];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Does not sleep, so no signal interrupts it.
-        let (events, _) = epoll::wait(&*self.events, &mut space, Some(&now)).map_err(ShellError::io("waiting for the sandbox"))?;
+        let (events, _) =
+            epoll::wait(&*self.events, &mut space, Some(&now)).map_err(ShellError::io("waiting for the sandbox"))?;
         for event in events {
             match event.data.u64() {
                 0 => ready.streams[0] = true,
@@ -383,7 +390,8 @@ impl Shell {
                 // A command may have written something unfinished before it.
                 let Some((_, fields)) = record.split_once(nonce) else { continue };
                 let mut fields = fields.splitn(3, '\t');
-                if let (Some(mark), Some(Ok(exit_code)), Some(cwd)) = (fields.next(), fields.next().map(str::parse), fields.next())
+                if let (Some(mark), Some(Ok(exit_code)), Some(cwd)) =
+                    (fields.next(), fields.next().map(str::parse), fields.next())
                 {
                     return Ok(Some(Record { exit_code, cwd: cwd.to_owned(), second: mark == SECOND }));
                 }

@@ -62,7 +62,8 @@ fn marker(number: u32) -> String {
 #[tokio::test]
 async fn state_persists() {
     let mut shell = start().await;
-    sh(&mut shell, "cd /tmp; export A=1; B=(x y); f() { echo \"$A ${B[1]}\"; }; alias greet='echo hello'; umask 077").await;
+    sh(&mut shell, "cd /tmp; export A=1; B=(x y); f() { echo \"$A ${B[1]}\"; }; alias greet='echo hello'; umask 077")
+        .await;
     let outcome = sh(&mut shell, "f; pwd; greet; umask; bash -c 'echo $A'").await;
     assert_eq!(outcome.stdout.text, "1 y\n/tmp\nhello\n0077\n1\n");
     assert_eq!((outcome.cwd.as_str(), outcome.exit_code, outcome.stderr.text.as_str()), ("/tmp", 0, ""));
@@ -111,7 +112,9 @@ async fn errors_do_not_end_the_shell() {
     let outcome = sh(&mut shell, "echo before\necho 'unclosed").await;
     assert_ne!(outcome.exit_code, 0);
     assert!(outcome.stderr.text.contains("unexpected EOF"), "{}", outcome.stderr.text);
-    for command in ["if true; then", "set -u; echo $unset; set +u", "echo ${unset:?message}", "break", ")", "set -u", "set +u"] {
+    for command in
+        ["if true; then", "set -u; echo $unset; set +u", "echo ${unset:?message}", "break", ")", "set -u", "set +u"]
+    {
         assert!(!sh(&mut shell, command).await.shell_restarted, "{command}");
     }
     for command in [
@@ -140,17 +143,28 @@ async fn errors_do_not_end_the_shell() {
 async fn a_shell_that_ends_is_started_again() {
     let mut shell = start().await;
     sh(&mut shell, "cd /tmp; echo file > file").await;
-    for (command, code, output) in
-        [("exit 3", 3, ""), ("set -e; false", 1, ""), ("exec ls", 0, "file\n"), ("kill -9 $$", 137, ""), ("exit 0", 0, "")]
-    {
+    for (command, code, output) in [
+        ("exit 3", 3, ""),
+        ("set -e; false", 1, ""),
+        ("exec ls", 0, "file\n"),
+        ("kill -9 $$", 137, ""),
+        ("exit 0", 0, ""),
+    ] {
         let outcome = sh(&mut shell, command).await;
-        assert_eq!((outcome.exit_code, outcome.shell_restarted, outcome.stdout.text.as_str()), (code, true, output), "{command}");
+        assert_eq!(
+            (outcome.exit_code, outcome.shell_restarted, outcome.stdout.text.as_str()),
+            (code, true, output),
+            "{command}"
+        );
         let outcome = sh(&mut shell, "cat file; echo $-").await;
         assert!(
             outcome.stdout.text.starts_with("file\n") && !outcome.shell_restarted && outcome.cwd == "/tmp",
             "{command}: {outcome:?}"
         );
-        assert!(!outcome.stdout.text.contains('e') || !outcome.stdout.text[5..].contains('e'), "{command}: {outcome:?}");
+        assert!(
+            !outcome.stdout.text.contains('e') || !outcome.stdout.text[5..].contains('e'),
+            "{command}: {outcome:?}"
+        );
     }
     sh(&mut shell, "mkdir gone; cd gone").await;
     sh(&mut shell, "rmdir /tmp/gone; exit 0").await;
@@ -204,7 +218,10 @@ async fn commands_that_ignore_the_interrupt_are_killed() {
         "trap '' INT; while :; do sleep 300; done",
     ] {
         let outcome = sh_for(&mut shell, command, SHORT).await;
-        assert!(outcome.timed_out && (outcome.shell_restarted || command.starts_with("PROMPT")), "{command}: {outcome:?}");
+        assert!(
+            outcome.timed_out && (outcome.shell_restarted || command.starts_with("PROMPT")),
+            "{command}: {outcome:?}"
+        );
         sh_for(&mut shell, "PROMPT_COMMAND=", SHORT).await;
         assert_eq!(stdout(&mut shell, "pwd; jobs").await, "/tmp\n", "{command}");
     }
@@ -253,7 +270,14 @@ async fn background_jobs_neither_hold_the_call_nor_speak_later() {
 async fn output_is_bounded() {
     fn resident_kib() -> u64 {
         let status = fs::read_to_string("/proc/self/status").unwrap();
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap()
     }
     let mut shell = start().await;
     let before = resident_kib();
@@ -276,12 +300,19 @@ async fn the_host_is_hidden() {
     assert_eq!(stdout(&mut shell, "whoami; hostname; id -u").await, "sandbox\nsandbox\n1000\n");
     let root = stdout(&mut shell, "echo /*").await;
     for entry in root.split_whitespace() {
-        assert!("/bin /dev /etc /lib /lib32 /lib64 /libx32 /proc /run /sbin /tmp /usr /var /workspace".contains(entry), "{entry}");
+        assert!(
+            "/bin /dev /etc /lib /lib32 /lib64 /libx32 /proc /run /sbin /tmp /usr /var /workspace".contains(entry),
+            "{entry}"
+        );
     }
-    let absent = "for f in /etc/shadow /root /home /sys /boot /opt /srv /mnt /var/log /etc/ssh; do [ -e $f ] && echo $f; done";
+    let absent =
+        "for f in /etc/shadow /root /home /sys /boot /opt /srv /mnt /var/log /etc/ssh; do [ -e $f ] && echo $f; done";
     assert_eq!(stdout(&mut shell, absent).await, "");
     assert_eq!(stdout(&mut shell, "ls -d /proc/[0-9]* | wc -l; cat /proc/cmdline").await, "4\n");
-    assert_eq!(stdout(&mut shell, "tail -n +3 /proc/net/dev | wc -l; tail -n +2 /proc/net/route | wc -l").await, "1\n0\n");
+    assert_eq!(
+        stdout(&mut shell, "tail -n +3 /proc/net/dev | wc -l; tail -n +2 /proc/net/route | wc -l").await,
+        "1\n0\n"
+    );
     for file in ["environ", "mem", "maps", "fd/", "root/", "cwd/"] {
         assert_ne!(
             sh(&mut shell, &format!("ls -d /proc/1/{file} && cat /proc/1/{file} && ls /proc/1/{file}")).await.exit_code,
@@ -301,8 +332,11 @@ async fn the_host_is_hidden() {
 
 #[tokio::test]
 async fn nothing_of_the_server_is_inherited() {
-    let options =
-        ShellOptions { env: [("GIVEN".to_owned(), "a b\n'c'".to_owned())].into(), cwd: Some("/tmp".into()), ..Default::default() };
+    let options = ShellOptions {
+        env: [("GIVEN".to_owned(), "a b\n'c'".to_owned())].into(),
+        cwd: Some("/tmp".into()),
+        ..Default::default()
+    };
     let mut shell = Shell::start(&options).await.unwrap();
     assert_eq!(stdout(&mut shell, "pwd; echo \"$GIVEN\"").await, "/tmp\na b\n'c'\n");
     let names = stdout(&mut shell, "compgen -e | sort | tr '\\n' ' '").await;
@@ -314,7 +348,11 @@ async fn nothing_of_the_server_is_inherited() {
     );
     assert_eq!(stdout(&mut shell, "bash -c 'ls /proc/$$/fd; :'").await, "0\n1\n2\n");
     assert_eq!(
-        stdout(&mut shell, "grep -E 'CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp:|SigIgn' /proc/self/status | tr -d '\\t\\n'").await,
+        stdout(
+            &mut shell,
+            "grep -E 'CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp:|SigIgn' /proc/self/status | tr -d '\\t\\n'"
+        )
+        .await,
         "SigIgn:0000000000000000CapPrm:0000000000000000CapEff:0000000000000000CapBnd:0000000000000000NoNewPrivs:1Seccomp:2"
     );
     shell.close().await.unwrap();
@@ -380,8 +418,11 @@ async fn the_sandbox_cannot_be_left_or_changed() {
     };
     if sh(&mut shell, "perl -MErrno -e 1").await.exit_code == 0 {
         for (call, error) in calls {
-            let outcome =
-                sh(&mut shell, &format!("perl -MErrno -e 'exit(syscall({call})==-1 && $!{{{error}}} ? 0 : print \"$!\")'")).await;
+            let outcome = sh(
+                &mut shell,
+                &format!("perl -MErrno -e 'exit(syscall({call})==-1 && $!{{{error}}} ? 0 : print \"$!\")'"),
+            )
+            .await;
             assert_eq!(outcome.exit_code, 0, "{call}: {outcome:?}");
         }
     }
@@ -392,7 +433,8 @@ async fn the_sandbox_cannot_be_left_or_changed() {
 async fn resources_are_limited() {
     let options = ShellOptions { workspace_mib: 8, tmp_mib: 4, pids: 50, memory_mib: Some(256), ..Default::default() };
     let mut shell = Shell::start(&options).await.unwrap();
-    let outcome = sh(&mut shell, "head -c 20000000 /dev/zero > /workspace/f; stat -c %s /workspace/f; rm /workspace/f").await;
+    let outcome =
+        sh(&mut shell, "head -c 20000000 /dev/zero > /workspace/f; stat -c %s /workspace/f; rm /workspace/f").await;
     assert_eq!(outcome.stdout.text, "8388608\n");
     let outcome = sh(&mut shell, "head -c 20000000 /dev/zero > /tmp/f; stat -c %s /tmp/f; rm /tmp/f").await;
     assert_eq!(outcome.stdout.text, "4194304\n");
@@ -417,7 +459,9 @@ async fn close_and_drop_leave_nothing() {
             assert!(!runs(&marker) && !fs::exists(format!("/proc/{launcher}")).unwrap());
         } else {
             drop(shell);
-            eventually("the end of all processes", || !runs(&marker) && !fs::exists(format!("/proc/{launcher}")).unwrap());
+            eventually("the end of all processes", || {
+                !runs(&marker) && !fs::exists(format!("/proc/{launcher}")).unwrap()
+            });
         }
     }
 }

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 
 /// Largest frame, in bytes; below the default socket buffer, so that one send never fails for its size.
@@ -46,7 +46,9 @@ impl Tag {
     /// The tag with this byte.
     fn from_byte(byte: u8) -> Option<Self> {
         use Tag::{Config, Exit, Failed, Interrupt, Kill, KillShell, Pid, Ready, Shell, Slot};
-        [Config, Pid, Ready, Failed, Shell, Exit, Slot, Interrupt, Kill, KillShell].into_iter().find(|tag| *tag as u8 == byte)
+        [Config, Pid, Ready, Failed, Shell, Exit, Slot, Interrupt, Kill, KillShell]
+            .into_iter()
+            .find(|tag| *tag as u8 == byte)
     }
 }
 

@@ -1,28 +1,170 @@
-//! STUB
-#![allow(missing_docs, clippy::all)]
+//! The configuration of a server: its types, its JSON Schema, and the way from a file and the environment to them.
+//!
+//! Data flows one way: [`Loader`] parses the file (`format`), applies the overrides of the environment (`overrides`),
+//! strips comments (`comments`), replaces `${VAR}` (`expand`), checks every key and value against the schema (`check`),
+//! parses the typed document and checks what concerns several keys (`validate`). Each step puts what is wrong into one
+//! report and goes on, so that all errors come together.
+
+use std::{collections::BTreeMap, fmt};
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-pub trait SectionSchemas { fn backend(&self, backend_name: &str) -> Option<&Value>; fn api(&self, key: &str) -> Option<&Value>; }
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config { pub server: ServerConfig, pub resources: BTreeMap<String, ResourceConfig>, pub apis: BTreeMap<String, Value>, pub warmup: WarmupConfig }
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ServerConfig { pub host: String, pub port: u16, pub title: String, pub workers: Option<usize>, pub session_ttl: f64, pub default_timeout_seconds: f64, pub max_timeout_seconds: f64, pub reattach_seconds: f64, pub drain_seconds: f64, pub body_limit_mib: usize, pub data_dir: Option<PathBuf>, pub allowed_hosts: Vec<String>, pub allowed_origins: Vec<String>, pub tokens: Vec<String>, pub control_port: Option<u16>, pub allow_shutdown: bool }
-impl Default for ServerConfig { fn default() -> Self { Self { host: "127.0.0.1".into(), port: 18890, title: "Sandbox HTTP Service".into(), workers: None, session_ttl: 300.0, default_timeout_seconds: 55.0, max_timeout_seconds: 3600.0, reattach_seconds: 30.0, drain_seconds: 30.0, body_limit_mib: 32, data_dir: None, allowed_hosts: vec![], allowed_origins: vec![], tokens: vec![], control_port: None, allow_shutdown: false } } }
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ResourceConfig { pub enabled: bool, pub backend: Option<String>, pub description: Option<String>, pub required: bool, pub session_ttl: Option<f64>, pub max_sessions: usize, pub max_sessions_per_worker: usize, pub max_concurrent_calls: usize, pub max_queued_calls: usize, pub initialize_timeout_seconds: f64, pub max_waiting_calls: usize, pub groups: Option<Vec<String>>, pub tools: ToolChoice, pub config: Value }
-impl Default for ResourceConfig { fn default() -> Self { Self { enabled: true, backend: None, description: None, required: false, session_ttl: None, max_sessions: 16384, max_sessions_per_worker: 128, max_concurrent_calls: 1024, max_queued_calls: 8192, initialize_timeout_seconds: 300.0, max_waiting_calls: 32, groups: None, tools: ToolChoice::default(), config: Value::Object(Default::default()) } } }
-impl ResourceConfig { pub fn backend_name(&self, r: &str) -> String { self.backend.clone().unwrap_or_else(|| r.into()) } }
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ToolChoice { pub allow: Option<Vec<String>>, pub deny: Vec<String> }
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct WarmupConfig { pub enabled: bool, pub resources: Option<Vec<String>> }
-impl Default for WarmupConfig { fn default() -> Self { Self { enabled: true, resources: None } } }
 
-impl ServerConfig { pub fn token_digests(&self) -> impl Iterator<Item=[u8;32]> + '_ { self.tokens.iter().map(|t| { use sha2::Digest; sha2::Sha256::digest(t).into() }) } }
+mod check;
+mod comments;
+mod document;
+mod error;
+mod expand;
+#[cfg(test)]
+mod fixture;
+mod format;
+mod load;
+mod overrides;
+mod resource;
+mod server;
+mod text;
+mod validate;
+mod walk;
+
+pub use ::config::FileFormat;
+pub use error::{ConfigError, ConfigErrors};
+pub use load::{Loaded, Loader, Origin};
+pub use resource::{ResourceConfig, ToolChoice};
+pub use server::{InvalidToken, LogConfig, LogFormat, ServerConfig, TokenHash};
+
+/// The JSON Schemas of the parts of a configuration that belong to what is linked into the program.
+///
+/// A schema is draft 2020-12 as schemars makes it: subschemas in place or behind `$ref` into its own `$defs`.
+pub trait SectionSchemas {
+    /// The schema of `resources.<name>.config` for resources of this backend; `None` if the backend is not linked.
+    fn backend(&self, backend_name: &str) -> Option<&Value>;
+
+    /// The schema of `apis.<key>`; `None` if no linked tool reads that section.
+    fn api(&self, key: &str) -> Option<&Value>;
+
+    /// The names for which [`Self::backend`] has a schema.
+    fn backend_names(&self) -> Vec<&str>;
+
+    /// The keys for which [`Self::api`] has a schema.
+    fn api_keys(&self) -> Vec<&str>;
+}
+
+/// The configuration of a server and of everything that runs in it.
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The server itself: where it listens, who may call it, its time limits. Default: see its keys.
+    pub server: ServerConfig,
+    /// The resources by name; a name is `[a-z][a-z0-9_]*` without `__`. What is not listed does not exist. Default: none.
+    pub resources: BTreeMap<String, ResourceConfig>,
+    /// Settings of tools that call web APIs, by section; a tool that reads `apis.<key>` is on if the section is present.
+    /// Default: none.
+    pub apis: BTreeMap<String, Value>,
+    /// What is warmed up in the background when the server starts. Default: everything.
+    pub warmup: WarmupConfig,
+}
+
+/// Which resources are warmed up in the background when the server starts.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct WarmupConfig {
+    /// Whether to warm up at the start; otherwise a resource is warmed up on its first use. Default: true.
+    pub enabled: bool,
+    /// The resources to warm up, each configured and enabled; null: all of them. Default: null.
+    pub resources: Option<Vec<String>>,
+}
+
+impl Default for WarmupConfig {
+    fn default() -> Self {
+        Self { enabled: true, resources: None }
+    }
+}
+
+impl Config {
+    /// Checks ranges and the rules between keys, for a configuration that was made or changed in code; [`Loader`] has
+    /// done so for what it returns.
+    ///
+    /// # Errors
+    /// All that is wrong. The contents of `apis.*` and `resources.*.config` are not looked at.
+    pub fn validate(&self) -> Result<(), ConfigErrors> {
+        let mut report = error::Report::default();
+        match serde_json::to_value(self) {
+            Ok(mut value) => check::check(&document::typed(), &mut value, &mut report),
+            Err(error) => report.add("", "a configuration that JSON can hold", &error.to_string(), ""),
+        }
+        validate::server(&self.server, &mut report);
+        validate::resources(&self.resources, &mut report);
+        validate::warmup(&self.warmup, &self.resources, &mut report);
+        report.finish()
+    }
+
+    /// The JSON Schema of a whole configuration file, with the sections of what is linked.
+    ///
+    /// It knows what the loader knows: comments are allowed at every level, and where a number, boolean or choice is
+    /// meant a text with `${VAR}` may stand.
+    pub fn json_schema(sections: &dyn SectionSchemas) -> Value {
+        document::published(sections)
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Sections of `apis` hold secrets: only their keys are shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("server", &self.server)
+            .field("resources", &self.resources)
+            .field("apis", &self.apis.keys())
+            .field("warmup", &self.warmup)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Config, ResourceConfig};
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let mut config = Config::default();
+        config.server.tokens = vec!["plain-token".parse().expect("is right")];
+        config.apis.insert("websearch".into(), json!({ "serper_api_key": "sk-1" }));
+        config.resources.insert(
+            "vm".into(),
+            ResourceConfig { config: json!({ "password": "sk-2", "n": 7 }), ..Default::default() },
+        );
+        let shown = format!("{config:?}");
+        assert!(shown.contains("websearch") && shown.contains("password"), "{shown}");
+        for secret in ["plain-token", "sk-1", "sk-2"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(!serde_json::to_string(&config.server).expect("is right").contains("plain-token"));
+    }
+
+    #[test]
+    fn a_configuration_changed_in_code_is_checked_like_a_loaded_one() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let mut config = Config::default();
+        config.server.host = "0.0.0.0".into();
+        config.server.default_timeout_seconds = f64::NAN;
+        config.server.reattach_seconds = -1.0;
+        config.resources.insert("a__b".into(), ResourceConfig { max_sessions: 0, ..Default::default() });
+        config.warmup.resources = Some(vec!["rag".into()]);
+        let errors = config.validate().expect_err("must be refused");
+        let paths: Vec<_> = errors.0.iter().map(|error| error.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "resources.a__b.max_sessions",
+                "server.default_timeout_seconds",
+                "server.reattach_seconds",
+                "server.tokens",
+                "resources.a__b",
+                "warmup.resources[0]",
+            ],
+            "{errors}"
+        );
+    }
+}

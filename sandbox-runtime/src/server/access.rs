@@ -33,7 +33,7 @@ impl Access {
         let loopback = ["localhost", "127.0.0.1", "[::1]", "::1"].map(str::to_owned).to_vec();
         let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<Vec<_>>();
         Self {
-            tokens: config.token_digests().collect(),
+            tokens: config.tokens.iter().map(|token| *token.as_bytes()).collect(),
             hosts: if config.allowed_hosts.is_empty() { loopback } else { lower(&config.allowed_hosts) },
             origins: lower(&config.allowed_origins),
         }
@@ -117,7 +117,8 @@ pub(super) async fn check(
 mod tests {
     #[test]
     fn a_port_is_no_part_of_a_host() {
-        for (host, name) in [("localhost:80", "localhost"), ("[::1]:8080", "[::1]"), ("[::1]", "[::1]"), ("a.b", "a.b")] {
+        for (host, name) in [("localhost:80", "localhost"), ("[::1]:8080", "[::1]"), ("[::1]", "[::1]"), ("a.b", "a.b")]
+        {
             assert_eq!(super::without_port(host), name);
         }
     }

@@ -2,16 +2,10 @@
 
 use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::LazyLock};
 
-use actix_web::{
-    FromRequest, HttpRequest,
-    dev::Payload,
-    error::PayloadError,
-    http::header::CONTENT_TYPE,
-    web::Bytes,
-};
+use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_TYPE, web::Bytes};
 use sandbox_types::{
-    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions, ShutdownRequest,
-    WarmupRequest, WorkerRequest,
+    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions,
+    ShutdownRequest, WarmupRequest, WorkerRequest,
 };
 use serde::{
     Deserialize,
@@ -19,10 +13,7 @@ use serde::{
 };
 
 use super::render::Failure;
-use crate::{
-    error::ToolError,
-    schema::{BodySchema, nearest},
-};
+use crate::{error::ToolError, nearest::nearest, schema::BodySchema};
 
 /// A request body that the server knows.
 pub(super) trait WireBody: DeserializeOwned + 'static {
@@ -186,7 +177,11 @@ mod tests {
             (error::<ExecuteRequest>("{\"worker_id\":"), ErrorCode::INVALID_REQUEST_FORMAT, None),
             (error::<ExecuteRequest>("[]"), ErrorCode::INVALID_PARAMETER_TYPE, Some("params")),
             (error::<ExecuteRequest>("{\"worker_id\":\"w\"}"), ErrorCode::MISSING_REQUIRED_FIELD, Some("action")),
-            (error::<ExecuteRequest>("{\"worker_id\":7,\"action\":\"a\"}"), ErrorCode::INVALID_PARAMETER_TYPE, Some("worker_id")),
+            (
+                error::<ExecuteRequest>("{\"worker_id\":7,\"action\":\"a\"}"),
+                ErrorCode::INVALID_PARAMETER_TYPE,
+                Some("worker_id"),
+            ),
             (
                 error::<ExecuteRequest>("{\"worker_id\":\"w\",\"action\":\"a\",\"session_mode\":\"x\"}"),
                 ErrorCode::INVALID_INPUT,

@@ -46,6 +46,7 @@ pub struct HttpServiceServer {
 pub struct HttpServiceServerBuilder {
     config: Config,
     linked: Option<Linked>,
+    on_listening: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
 }
 
 /// Why a server did not start, or did not end well.
@@ -91,6 +92,13 @@ impl HttpServiceServerBuilder {
         self
     }
 
+    /// Called once the server listens, with its address.
+    #[must_use]
+    pub fn on_listening(mut self, listening: impl FnOnce(SocketAddr) + Send + 'static) -> Self {
+        self.on_listening = Some(Box::new(listening));
+        self
+    }
+
     /// Serves until SIGTERM, Ctrl-C or `POST /shutdown`; then everything is cleaned up.
     ///
     /// # Errors
@@ -106,7 +114,7 @@ impl HttpServiceServerBuilder {
     /// # Errors
     /// Why the server did not start.
     pub fn start(self) -> Result<HttpServiceServer, ServerError> {
-        let Self { config, linked } = self;
+        let Self { config, linked, on_listening } = self;
         let linked = linked.unwrap_or_else(Linked::discover);
         let listener = listen(&config)?;
         let address = listener.local_addr().map_err(ServerError::Http)?;
@@ -125,7 +133,12 @@ impl HttpServiceServerBuilder {
             .spawn(move || serve(&config, listener, service, host, stops, &ready))
             .map_err(ServerError::Http)?;
         // A sender that is gone means that the thread ended: `join` has its error.
-        let _ = is_ready.recv();
+        if is_ready.recv().is_ok() {
+            tracing::info!(%address, "listening");
+            if let Some(on_listening) = on_listening {
+                on_listening(address);
+            }
+        }
         Ok(HttpServiceServer { address, stop, thread })
     }
 }
@@ -186,7 +199,8 @@ fn serve(
 ) -> io::Result<()> {
     let access = web::Data::new(Access::new(&config.server));
     let body_limit = config.server.body_limit_mib * 1024 * 1024;
-    let workers = config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let workers =
+        config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let host = Arc::new(host);
     let kept = host.clone();
     let served = actix_web::rt::System::new().block_on(async move {
@@ -210,7 +224,6 @@ fn serve(
         let handle = server.handle();
         let serving = actix_web::rt::spawn(server);
         let _ = ready.send(());
-        tracing::info!("listening");
         shutdown::when_told(stops, &host, &executor, &handle).await;
         serving.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     });

@@ -55,7 +55,10 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
 /// An enveloped answer; the tool's result is copied as it is, not parsed or escaped again.
 pub(super) fn envelope(answer: &Answer) -> HttpResponse {
     let mut response = HttpResponse::build(status(answer.code));
-    if matches!(answer.code, ErrorCode::RESOURCE_EXHAUSTED | ErrorCode::SHUTTING_DOWN | ErrorCode::BACKEND_NOT_INITIALIZED) {
+    if matches!(
+        answer.code,
+        ErrorCode::RESOURCE_EXHAUSTED | ErrorCode::SHUTTING_DOWN | ErrorCode::BACKEND_NOT_INITIALIZED
+    ) {
         response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
     }
     let data = answer.data.as_ref().map_or(0, |data| data.get().len());

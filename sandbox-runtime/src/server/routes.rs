@@ -8,8 +8,8 @@ use actix_web::{
     web::{self, Data, Path, Query, ServiceConfig},
 };
 use sandbox_types::{
-    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions, ShutdownRequest,
-    WarmupRequest, WorkerRequest,
+    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions,
+    ShutdownRequest, WarmupRequest, WorkerRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,12 +28,7 @@ type Answered = Result<HttpResponse, Failure>;
 /// Mounts every route twice: plain, and under `/api/v1` with the further names of that contract.
 pub(super) fn configure(config: &mut ServiceConfig) {
     all(config);
-    config.service(
-        web::scope("/api/v1")
-            .configure(all)
-            .configure(v1)
-            .default_service(web::to(not_found)),
-    );
+    config.service(web::scope("/api/v1").configure(all).configure(v1).default_service(web::to(not_found)));
 }
 
 fn all(config: &mut ServiceConfig) {
@@ -68,11 +63,15 @@ fn v1(config: &mut ServiceConfig) {
 }
 
 fn post(path: &str, route: Route) -> Resource {
-    web::resource(path).route(route).default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "POST") }))
+    web::resource(path)
+        .route(route)
+        .default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "POST") }))
 }
 
 fn get(path: &str, route: Route) -> Resource {
-    web::resource(path).route(route).default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "GET") }))
+    web::resource(path)
+        .route(route)
+        .default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "GET") }))
 }
 
 fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
@@ -186,7 +185,9 @@ async fn tools(service: Data<Service>, query: Query<ToolsQuery>) -> HttpResponse
         .map(|tool| &tool.info)
         .filter(|info| match &names {
             // Asked for by name, a hidden tool is shown.
-            Some(names) => names.iter().any(|name| *name == info.full_name || *name == info.name || *name == info.api_name),
+            Some(names) => {
+                names.iter().any(|name| *name == info.full_name || *name == info.name || *name == info.api_name)
+            }
             None => hidden_too || !info.hidden,
         })
         .filter(|info| resource.as_ref().is_none_or(|wanted| info.resource_type.as_ref() == Some(wanted)))

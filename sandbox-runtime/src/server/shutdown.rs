@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix_web::dev::ServerHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use crate::{
-    executor::ToolExecutor,
-    host::Host,
-};
+use crate::{executor::ToolExecutor, host::Host};
 
 /// How to stop.
 #[derive(Clone, Copy, Debug)]

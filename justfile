@@ -1,0 +1,33 @@
+# Everything a person does here; CI runs `just ci`.
+
+default:
+    @just --list
+
+# Format the code.
+fmt:
+    cargo fmt --all
+
+# Lint everything.
+check:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Run the tests; `just test NAME` runs those whose name holds NAME.
+test *NAME:
+    cargo nextest run --workspace {{NAME}}
+
+# Accept what the golden files and fixtures are now; read the diff afterwards.
+golden:
+    UPDATE_GOLDEN=1 TRYBUILD=overwrite cargo nextest run -p sandbox-macros -p sandbox-tests golden ui
+
+# Measure; writes tables for docs/benchmarks.md.
+bench *ARGS:
+    cargo bench -p sandbox-tests --bench http -- {{ARGS}}
+    cargo bench -p sandbox-tests --bench sessions
+
+# Build and open the documentation.
+docs:
+    cargo doc --workspace --no-deps --open
+
+# What CI runs.
+ci:
+    scripts/ci

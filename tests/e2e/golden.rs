@@ -1,0 +1,50 @@
+//! Documents that must not change unnoticed: `UPDATE_GOLDEN=1` accepts what they are now.
+
+use std::{path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::harness::{SERVER, Server};
+
+fn golden(name: &str, now: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let now = serde_json::to_string_pretty(now).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let accepted = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(accepted == now, "{} differs; look at it with UPDATE_GOLDEN=1 and git diff", path.display());
+}
+
+#[test]
+fn the_listing_of_the_stock_tools() {
+    let server = Server::start(&json!({ "resources": { "bash": {} }, "apis": { "fetch": {} } }));
+    golden("golden/tools.json", &server.get("/tools").body);
+}
+
+#[test]
+fn the_schema_of_the_configuration_is_fresh() {
+    let output = Command::new(SERVER).args(["check", "--schema"]).output().unwrap();
+    let mut schema: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // The server under test links one backend more than the stock one.
+    if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
+        definitions.retain(|name, _| !name.contains("probe"));
+    }
+    golden("../config/sandbox.schema.json", &schema);
+}
+
+#[test]
+fn every_ready_configuration_is_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().ends_with(".schema.json") {
+            continue;
+        }
+        let output = Command::new(SERVER).arg("check").arg("--config").arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}: {output:?}", path.display());
+        checked += 1;
+    }
+    assert!(checked > 0);
+}

@@ -1,0 +1,15 @@
+//! The one integration binary: every test talks to a server process of its own over HTTP.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod harness;
+
+mod batch;
+mod cli;
+mod golden;
+mod idempotency;
+mod limits;
+mod nesting;
+mod protocol;
+mod sessions;
+mod shell;
+mod shutdown;

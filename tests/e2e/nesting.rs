@@ -1,0 +1,86 @@
+//! Tools that call tools.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, until};
+
+fn nest(how: &str, action: &str, params: &Value) -> (String, Value) {
+    (format!("probe:{how}"), json!({ "action": action, "params": params }))
+}
+
+#[test]
+fn a_tool_calls_another_for_the_same_worker_and_trace() {
+    let server = Server::probe();
+    server.create("w", &json!({})).data();
+    let (action, params) = nest("nest", "probe:who", &json!({}));
+    let reply = server.execute_with("w", &action, &params, &json!({ "trace_id": "t-9" }));
+    assert_eq!((&reply.data()["worker"], &reply.data()["trace"]), (&json!("w"), &json!("t-9")));
+    let (action, params) = nest("nest", "probe:click", &json!({}));
+    let reply = server.execute("w", &action, &params);
+    assert_eq!((reply.code(), &reply.body["error"]["parameter"]), (4003, &json!("x")), "the inner answer is the outer one's");
+}
+
+#[test]
+fn a_shared_hold_is_shared_and_an_exclusive_one_is_a_conflict() {
+    let server = Server::probe();
+    server.create("w", &json!({})).data();
+    for (how, inner, code) in [
+        ("nest_shared", "probe:total", 0),
+        ("nest_shared", "probe:add", 4009),
+        ("nest_alone", "probe:total", 4009),
+        ("nest_alone", "probe:add", 4009),
+        ("nest_alone", "probe:wait", 0),
+        ("nest", "probe:add", 0),
+    ] {
+        let params = if inner == "probe:wait" { json!({ "ms": 1 }) } else { json!({}) };
+        let (action, params) = nest(how, inner, &params);
+        let reply = server.execute("w", &action, &params);
+        assert_eq!(reply.code(), code, "{how} -> {inner}: {reply:?}");
+    }
+    assert_eq!(server.execute("w", "probe:total", &json!({})).data(), 4, "no call broke the session");
+}
+
+#[test]
+fn a_shared_hold_passes_a_writer_that_waits() {
+    let server = Server::probe();
+    server.create("w", &json!({})).data();
+    std::thread::scope(|scope| {
+        // The inner call shares its caller's hold: to lock again would wait behind the writer, and the writer for the caller.
+        let (action, inner) = nest("nest_shared", "probe:share", &json!({ "ms": 600 }));
+        let server = &server;
+        let outer = scope.spawn(move || server.execute("w", &action, &inner));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let writer = scope.spawn(move || server.execute("w", "probe:add", &json!({})));
+        assert_eq!(outer.join().unwrap().data(), 0);
+        assert_eq!(writer.join().unwrap().data(), 1);
+    });
+}
+
+#[test]
+fn a_temporary_session_is_shared_with_the_calls_of_its_call() {
+    let server = Server::probe();
+    let (action, params) = nest("nest_shared", "probe:total", &json!({}));
+    server.execute("w", &action, &params).data();
+    until("one session was made and ended", || server.counts()["ended"]["call_ended"] == 1);
+    assert_eq!(server.counts()["initialized"], 1);
+}
+
+#[test]
+fn calls_nest_eight_deep() {
+    let server = Server::probe();
+    let wrap = |depth: usize| {
+        (0..depth).fold(("probe:wait".to_owned(), json!({ "ms": 1 })), |(action, params), _| nest("nest", &action, &params))
+    };
+    let (action, params) = wrap(8);
+    server.execute("w", &action, &params).data();
+    let (action, params) = wrap(9);
+    assert_eq!(server.execute("w", &action, &params).code(), 4009);
+}
+
+#[test]
+fn the_callers_deadline_holds_for_its_calls() {
+    let server = Server::probe();
+    let (action, params) = nest("nest", "probe:wait", &json!({ "ms": 60_000 }));
+    let reply = server.execute_with("w", &action, &params, &json!({ "timeout": 0.5 }));
+    assert_eq!(reply.code(), 5006, "{reply:?}");
+}

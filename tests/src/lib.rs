@@ -1,1 +1,0 @@
-//! End-to-end tests and benchmarks live beside this crate, in `e2e` and `benches`.

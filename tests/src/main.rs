@@ -1,0 +1,9 @@
+//! The server under test: the stock backends and one that misbehaves on request.
+
+mod probe;
+
+use sandbox_backends as _;
+
+fn main() -> std::process::ExitCode {
+    sandbox_cli::main()
+}

@@ -78,7 +78,10 @@ fn entries(tokens: TokenStream, known: &[&str], errors: &mut Errors) -> Vec<Entr
         };
         let Ok(entry) = parser.parse2(tokens.clone()) else {
             let listed = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            errors.on(&tokens, format!("expected an option, as `key` or `key = value`, found `{tokens}`; known are {listed}"));
+            errors.on(
+                &tokens,
+                format!("expected an option, as `key` or `key = value`, found `{tokens}`; known are {listed}"),
+            );
             continue;
         };
         let key = entry.key.to_string();
@@ -194,7 +197,10 @@ pub(crate) fn take(attributes: &mut Vec<Attribute>, name: &str) -> Option<Attrib
     let ours = |attribute: &Attribute| {
         let path = attribute.path();
         path.is_ident(name)
-            || path.segments.first().is_some_and(|first| first.ident == "sandbox_runtime" || first.ident == "sandbox_macros")
+            || path
+                .segments
+                .first()
+                .is_some_and(|first| first.ident == "sandbox_runtime" || first.ident == "sandbox_macros")
                 && path.segments.last().is_some_and(|last| last.ident == name)
     };
     attributes.iter().position(ours).map(|index| attributes.remove(index))
@@ -226,13 +232,19 @@ fn milliseconds(text: &LitStr) -> syn::Result<u64> {
 pub(crate) fn default_json(attribute: &Attribute) -> syn::Result<String> {
     let tokens = match &attribute.meta {
         Meta::Path(path) => {
-            return Err(syn::Error::new_spanned(path, "`#[default]` needs a value; write `#[default = 10]` or `#[default([1, 2])]`"));
+            return Err(syn::Error::new_spanned(
+                path,
+                "`#[default]` needs a value; write `#[default = 10]` or `#[default([1, 2])]`",
+            ));
         }
         Meta::List(list) => list.tokens.clone(),
         Meta::NameValue(pair) => pair.value.to_token_stream(),
     };
     if tokens.is_empty() {
-        return Err(syn::Error::new_spanned(&attribute.meta, "`#[default(..)]` is empty; write the JSON that the client would send"));
+        return Err(syn::Error::new_spanned(
+            &attribute.meta,
+            "`#[default(..)]` is empty; write the JSON that the client would send",
+        ));
     }
     json.parse2(without_groups(tokens))
 }
@@ -258,7 +270,8 @@ fn json(input: ParseStream<'_>) -> syn::Result<String> {
         let content;
         syn::braced!(content in input);
         let member = |input: ParseStream<'_>| {
-            let key: LitStr = input.parse().map_err(|error| syn::Error::new(error.span(), "expected a JSON object key in quotes"))?;
+            let key: LitStr =
+                input.parse().map_err(|error| syn::Error::new(error.span(), "expected a JSON object key in quotes"))?;
             input.parse::<Token![:]>()?;
             Ok(format!("{}:{}", quoted(&key.value()), json(input)?))
         };
@@ -373,7 +386,14 @@ mod tests {
     fn every_option_is_read() {
         let mut errors = Errors::default();
         let tokens = quote!(
-            name = "click", hidden, timeout = "2m", idempotent, read_only, blocking, alias = ["a", "b"], group = "g",
+            name = "click",
+            hidden,
+            timeout = "2m",
+            idempotent,
+            read_only,
+            blocking,
+            alias = ["a", "b"],
+            group = "g",
             config = "apis.k",
         );
         let options = ToolOptions::parse(tokens, &mut errors);

@@ -2,6 +2,8 @@
 //!
 //! Run it with `cargo run -p sandbox-runtime --example by_hand`.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it got")]
+
 use std::sync::Arc;
 
 use sandbox_runtime::{

@@ -9,18 +9,23 @@ use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody,
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
+    creation::SessionSpec,
     error::{Result, ToolError},
     executor::{Answer, CallControl, DisconnectGuard, Job, ToolExecutor, failure, meta},
+    naming::parse_key,
     resource::new_trace,
-    router::{SessionSpec, SessionTable, parse_key, shutting_down},
+    router::{SessionTable, shutting_down},
     session::Lease,
 };
 
 /// The temporary sessions of one batch, by resource and session name: its calls share them, and they end with it.
 #[derive(Default)]
 pub(crate) struct BatchSessions {
-    cells: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<OnceCell<Arc<Lease>>>>>,
+    cells: Mutex<Cells>,
 }
+
+/// By resource and name; each is filled by the first call that needs the session.
+type Cells = HashMap<(Arc<str>, Arc<str>), Arc<OnceCell<Arc<Lease>>>>;
 
 impl BatchSessions {
     /// A lease on the batch's session; the first call that needs it makes it.
@@ -54,7 +59,7 @@ impl ToolExecutor {
                 Arc::new(answer.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace, arrival, Vec::new()))))
             }
             Some(key) => {
-                let digest = self.digest(&request);
+                let digest = Self::digest(&request);
                 let worker = request.worker_id.clone();
                 // A batch ends by the limits of its actions; a duplicate waits as long.
                 let limit = self.longest_call() * u32::try_from(request.actions.len().max(1)).unwrap_or(u32::MAX);

@@ -123,7 +123,7 @@ impl<B: Backend> Typed<B> {
     }
 
     fn all_tools(blocks: &[DynBlock]) -> Vec<&'static Tool<B>> {
-        B::TOOLS.iter().chain(blocks.iter().flat_map(|block| block.typed::<B>())).collect()
+        B::TOOLS.iter().chain(blocks.iter().flat_map(DynBlock::typed::<B>)).collect()
     }
 }
 

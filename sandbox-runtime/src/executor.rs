@@ -1,7 +1,7 @@
 //! `ToolExecutor`: resolve, parse, lease, inject, call, answer.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,11 +17,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     batch::BatchSessions,
     context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, ToolContext},
+    creation::SessionSpec,
     error::{Result, ToolError},
     idempotency::{Begin, IdempotencyStore},
+    naming::{DEFAULT_SESSION, parse_key},
     registry::{Registry, ToolEntry},
     resource::{Resource, new_trace},
-    router::{Found, SessionSpec, SessionTable, parse_key, shutting_down},
+    router::{Found, SessionTable, shutting_down},
     session::{Lease, Session},
     supervise::{Facts, supervise},
     tool::SessionUse,
@@ -123,7 +125,7 @@ impl ToolExecutor {
             guard.disarm();
             return Arc::new(answer);
         };
-        let digest = self.digest(&request);
+        let digest = Self::digest(&request);
         let worker = request.worker_id.clone();
         let limit = request.timeout().unwrap_or(self.limits.max).min(self.limits.max);
         let control = CallControl::new();
@@ -186,7 +188,7 @@ impl ToolExecutor {
         }
     }
 
-    pub(crate) fn digest(&self, request: &impl serde::Serialize) -> u128 {
+    pub(crate) fn digest(request: &impl serde::Serialize) -> u128 {
         let text = serde_json::to_vec(request).unwrap_or_default();
         let half = |seed| u128::from(ahash::RandomState::with_seeds(seed, 3, 5, 7).hash_one(&text));
         (half(1) << 64) | half(2)
@@ -270,8 +272,11 @@ impl ToolExecutor {
     async fn run(self: Arc<Self>, mut job: Job) -> Answer {
         let facts = Facts::default();
         let params = job.params.take();
-        let result =
-            supervise(self.attempt(&job, params, &facts), &job.control, job.limits, &facts, &self.shutdown).await;
+        // Pinned here and lent: a future that is handed on by value is copied each time, and this one is large.
+        let result = {
+            let attempt = pin!(self.attempt(&job, params, &facts));
+            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown).await
+        };
         let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
         meta.executed = facts.entered.get().is_some();
         let session = facts.session.get();
@@ -298,18 +303,25 @@ impl ToolExecutor {
         if !nested && resource.gate.is_full() {
             return Err(too_many_calls(resource));
         }
-        resource.ensure_started().await?;
+        if !resource.started() {
+            Box::pin(resource.ensure_started()).await?;
+        }
         let lease = match tool.session {
             SessionUse::None => None,
-            SessionUse::Shared | SessionUse::Exclusive => Some(self.lease(job, resource).await?),
+            SessionUse::Shared | SessionUse::Exclusive => match self.lease_at_hand(job, resource)? {
+                Some(lease) => Some(lease),
+                // Boxed: the making of a session is large, and most calls need none of it.
+                None => Some(Box::pin(self.lease(job, resource)).await?),
+            },
         };
         if let Some(lease) = &lease {
             let _ = facts.session.set(lease.session.clone());
         }
         // A caller's permit stands for the calls that its tool makes: taking more could wait for itself.
-        let _permit = match nested {
-            true => None,
-            false => Some(resource.gate.enter(&job.worker).await.map_err(|_| too_many_calls(resource))?),
+        let _permit = if nested {
+            None
+        } else {
+            Some(resource.gate.enter(&job.worker).await.map_err(|_| too_many_calls(resource))?)
         };
         let mut context = ToolContext::new(Inner {
             worker: job.worker.clone(),
@@ -327,8 +339,8 @@ impl ToolExecutor {
         resource.instance.call(tool.index, params, context, lease)?.await
     }
 
-    /// The session a call runs on: DESIGN's rule of `session_id`, `session_mode` and what stands under the key.
-    async fn lease(self: &Arc<Self>, job: &Job, resource: &Arc<Resource>) -> Result<Arc<Lease>> {
+    /// The session that a call names, or that its callers hold, or that stands ready under its key.
+    fn lease_at_hand(&self, job: &Job, resource: &Arc<Resource>) -> Result<Option<Arc<Lease>>> {
         if let Some(id) = &job.session_id {
             let lease = self.table.find_id(&job.worker, id)?;
             if !Arc::ptr_eq(&lease.session.resource, resource) {
@@ -336,11 +348,23 @@ impl ToolExecutor {
                 let expected = format!("a session of `{}`", resource.name);
                 return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "session_id", expected, found));
             }
-            return Ok(lease);
+            return Ok(Some(lease));
         }
         if let Some(session) = held_by_callers(job, resource) {
-            return session.lease();
+            return session.lease().map(Some);
         }
+        if job.mode == SessionMode::Temporary {
+            return Ok(None);
+        }
+        match self.table.find(&job.worker, resource, &job.session, job.mode == SessionMode::Auto) {
+            Found::Live(lease) => Ok(Some(lease)),
+            Found::Gone(error) => Err(error),
+            Found::Creating(_) | Found::Nothing => Ok(None),
+        }
+    }
+
+    /// The session of a call that found none at hand: one that is being made, or a temporary one.
+    async fn lease(self: &Arc<Self>, job: &Job, resource: &Arc<Resource>) -> Result<Arc<Lease>> {
         if job.mode != SessionMode::Temporary {
             loop {
                 let acknowledge = job.mode == SessionMode::Auto;
@@ -478,11 +502,7 @@ impl NestedCalls for ToolExecutor {
                 params: Some(params),
                 worker: inner.worker.clone(),
                 trace: inner.trace.clone(),
-                session: context
-                    .inner()
-                    .session
-                    .as_ref()
-                    .map_or_else(|| crate::router::DEFAULT_SESSION.into(), |s| s.key.clone()),
+                session: context.inner().session.as_ref().map_or_else(|| DEFAULT_SESSION.into(), |s| s.key.clone()),
                 session_id: None,
                 mode: SessionMode::Auto,
                 limits: Limits { arrival, wait, run: None },

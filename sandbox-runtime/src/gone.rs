@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::session::EndReason;
 
 /// How long the end of a session is remembered.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const REMEMBERED: Duration = Duration::from_hours(24);
 
 /// How many ends are remembered.
 const MAX_REMEMBERED: usize = 100_000;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long an answer is kept.
-const KEPT: Duration = Duration::from_secs(10 * 60);
+const KEPT: Duration = Duration::from_mins(10);
 /// Answers kept, in bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Keys kept, with or without their answers.
@@ -171,12 +171,12 @@ impl State {
     fn forget_an_answer(&mut self) -> bool {
         while let Some((_, key)) = self.ended.get(self.forgotten) {
             self.forgotten += 1;
-            if let Some(entry) = self.entries.get_mut(key) {
-                if let Stage::Answered(_, bytes) = entry.stage {
-                    entry.stage = Stage::Forgotten;
-                    self.bytes -= bytes;
-                    return true;
-                }
+            if let Some(entry) = self.entries.get_mut(key)
+                && let Stage::Answered(_, bytes) = entry.stage
+            {
+                entry.stage = Stage::Forgotten;
+                self.bytes -= bytes;
+                return true;
             }
         }
         false

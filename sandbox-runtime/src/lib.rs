@@ -21,6 +21,7 @@ pub mod slice;
 pub mod tool;
 
 mod batch;
+mod creation;
 mod erase;
 mod gate;
 mod gone;
@@ -29,6 +30,7 @@ mod idempotency;
 mod journal;
 mod lifecycle;
 pub mod linked;
+mod naming;
 mod nearest;
 mod pace;
 mod reaper;

@@ -12,16 +12,18 @@ use sandbox_types::{
 use serde_json::{Map, Value, json};
 
 use crate::{
+    creation::{Created, SessionSpec},
     error::{Result, ToolError},
     executor::ToolExecutor,
+    naming::{label, parse_key},
     resource::{Resource, new_trace},
-    router::{Created, SessionSpec, label, parse_key},
+    router::{Found, shutting_down},
     session::Session,
     time::rfc3339,
 };
 
 /// Longest time to live that can be asked for: a year.
-const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const MAX_TTL: Duration = Duration::from_hours(8760);
 
 impl ToolExecutor {
     /// Makes a session, or finds the one that is there.
@@ -157,9 +159,9 @@ impl ToolExecutor {
                 let resource = self.registry.resource(resource)?;
                 let key = parse_key(request.session.as_deref())?;
                 match self.table.find(worker, resource, key, false) {
-                    crate::router::Found::Live(lease) => Some(lease.session.clone()),
-                    crate::router::Found::Gone(error) => return Err(error),
-                    crate::router::Found::Creating(_) | crate::router::Found::Nothing => {
+                    Found::Live(lease) => Some(lease.session.clone()),
+                    Found::Gone(error) => return Err(error),
+                    Found::Creating(_) | Found::Nothing => {
                         let message = format!("the worker has no session `{}`", label(&resource.name, key));
                         return Err(ToolError::new(ErrorCode::NOT_FOUND, message));
                     }
@@ -292,7 +294,7 @@ impl ToolExecutor {
         let mut results = BTreeMap::new();
         let mut success_count = 0;
         for (resource_type, task) in tasks {
-            let result = task.await.unwrap_or_else(|_| Err(crate::router::shutting_down()));
+            let result = task.await.unwrap_or_else(|_| Err(shutting_down()));
             success_count += usize::from(result.is_ok());
             let result = match result {
                 Ok(data) => json!({
@@ -323,7 +325,7 @@ impl ToolExecutor {
             }
         }
         for (name, task) in tasks {
-            let result = task.await.unwrap_or_else(|_| Err(crate::router::shutting_down()));
+            let result = task.await.unwrap_or_else(|_| Err(shutting_down()));
             results.insert(name.clone(), result.is_ok());
             if let Err(error) = result {
                 errors.insert(name, error.message().to_owned());

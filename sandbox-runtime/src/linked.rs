@@ -125,10 +125,10 @@ fn merge(shared: &mut Value, schema: &Value) {
             }
         }
     }
-    if let (Some(object), Some(more)) = (shared.as_object_mut(), schema.get("additionalProperties")) {
-        if *more != Value::Bool(false) {
-            object.insert("additionalProperties".into(), more.clone());
-        }
+    if let (Some(object), Some(more)) = (shared.as_object_mut(), schema.get("additionalProperties"))
+        && *more != Value::Bool(false)
+    {
+        object.insert("additionalProperties".into(), more.clone());
     }
 }
 

@@ -216,7 +216,7 @@ impl Build<'_> {
                     self.add_tools(
                         about.name,
                         backend,
-                        Err(about.config_section.unwrap_or_default()),
+                        &Err(about.config_section.unwrap_or_default()),
                         &ResourceConfig::default(),
                     );
                     continue;
@@ -285,14 +285,14 @@ impl Build<'_> {
             cleanup_pace: crate::pace::Pace::default(),
         });
         self.registry.resources.push(resource_entry.clone());
-        self.add_tools(name, backend, Ok(resource_entry), resource);
+        self.add_tools(name, backend, &Ok(resource_entry), resource);
     }
 
     fn add_tools(
         &mut self,
         resource_name: &str,
         backend: &LinkedBackend,
-        on: Result<Arc<Resource>, &'static str>,
+        on: &Result<Arc<Resource>, &'static str>,
         config: &ResourceConfig,
     ) {
         let about = backend.about();

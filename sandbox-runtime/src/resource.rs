@@ -16,11 +16,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     backend::About,
     context::{Entered, Inner, Limits, ResourceContext, ToolContext},
+    creation::Slot,
     erase::{Cleaned, DynInstance},
     error::{Result, ToolError},
     gate::Gate,
     pace::{Begun, Pace},
-    router::Slot,
     schema::ParamsSchema,
     session::{EndReason, Session},
     supervise::catch,
@@ -30,7 +30,7 @@ use crate::{
 const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The longest pause between two tries of a cleanup.
-const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 /// A configured, running instance of a backend.
 pub(crate) struct Resource {
@@ -114,7 +114,7 @@ impl Resource {
             });
             match &result {
                 Ok(()) => {
-                    tracing::info!(resource = %resource.name, ms = began.elapsed().as_millis(), "resource started")
+                    tracing::info!(resource = %resource.name, ms = began.elapsed().as_millis(), "resource started");
                 }
                 Err(error) => tracing::error!(resource = %resource.name, "{error}"),
             }

@@ -144,6 +144,10 @@ impl ParamsSchema {
 
     fn violation(&self, value: &Value) -> ToolError {
         let known = self.published.get("properties").and_then(Value::as_object);
+        if let (None, Some(name)) = (known, value.as_object().and_then(|members| members.keys().next())) {
+            // Without any parameter the validator has no word for what came, only that it must not.
+            return Violation::unknown(name.clone()).into_error("parameter", None);
+        }
         let error = self.validator.iter_errors(value).next();
         error.map_or_else(
             || ToolError::new(ErrorCode::INVALID_INPUT, "the parameters do not fit the schema"),
@@ -209,10 +213,10 @@ fn publish(schema: &mut Value, defaults: &[(&'static str, Value)]) {
     object.remove("title");
     object.entry("type").or_insert_with(|| "object".into());
     for (parameter, default) in defaults {
-        if let Some(property) = object.get_mut("properties").and_then(|p| p.get_mut(*parameter)) {
-            if let Some(property) = property.as_object_mut() {
-                property.insert("default".into(), default.clone());
-            }
+        if let Some(property) = object.get_mut("properties").and_then(|p| p.get_mut(*parameter))
+            && let Some(property) = property.as_object_mut()
+        {
+            property.insert("default".into(), default.clone());
         }
         if let Some(required) = object.get_mut("required").and_then(Value::as_array_mut) {
             required.retain(|name| name != parameter);
@@ -223,6 +227,7 @@ fn publish(schema: &mut Value, defaults: &[(&'static str, Value)]) {
     }
 }
 
+#[cfg(feature = "server")]
 fn strings(value: Option<&Value>) -> impl Iterator<Item = String> + '_ {
     value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned)
 }
@@ -253,12 +258,13 @@ fn integral_floats(root: &Value, schema: &Value, value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
             let means_integer = schema.get("type").is_some_and(|t| allows(t, "integer") && !allows(t, "number"));
-            if let (true, Some(float)) = (means_integer, number.as_f64()) {
-                if float.fract() == 0.0 && float.abs() <= EXACT {
-                    #[expect(clippy::cast_possible_truncation, reason = "integral and within 2^53")]
-                    {
-                        *value = Value::from(float as i64);
-                    }
+            if let (true, Some(float)) = (means_integer, number.as_f64())
+                && float.fract() == 0.0
+                && float.abs() <= EXACT
+            {
+                #[expect(clippy::cast_possible_truncation, reason = "integral and within 2^53")]
+                {
+                    *value = Value::from(float as i64);
                 }
             }
         }
@@ -322,13 +328,9 @@ impl Violation {
                 found: "nothing".into(),
                 unknown: false,
             },
-            Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => Self {
-                code: ErrorCode::INVALID_INPUT,
-                parameter: join(&path, unexpected.first().map_or("", String::as_str)),
-                expected: "a known name".into(),
-                found: "an unknown one".into(),
-                unknown: true,
-            },
+            Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+                Self::unknown(join(&path, unexpected.first().map_or("", String::as_str)))
+            }
             Kind::Type { kind } => Self { code: ErrorCode::INVALID_PARAMETER_TYPE, ..invalid(types(kind)) },
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
                 // An optional value is a choice between its type and null: the type's own complaint is the useful one.
@@ -354,6 +356,16 @@ impl Violation {
             Kind::Format { format } => invalid(format!("a string in the format `{format}`")),
             Kind::UniqueItems => invalid("items that are all different".into()),
             _ => invalid("another value".into()),
+        }
+    }
+
+    fn unknown(parameter: String) -> Self {
+        Self {
+            code: ErrorCode::INVALID_INPUT,
+            parameter,
+            expected: "a known name".into(),
+            found: "an unknown one".into(),
+            unknown: true,
         }
     }
 
@@ -534,11 +546,20 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_without_parameters_names_the_first_that_came() {
+        let none = ParamsSchema::new(<crate::backend::NoConfig as JsonSchema>::json_schema, &[]).expect("a schema");
+        let raw = to_raw_value(&json!({ "worker": 1 })).expect("json");
+        let error = none.check(Some(&raw)).expect_err("must be refused");
+        assert_eq!(error.body().parameter.as_deref(), Some("worker"));
+        assert_eq!(error.message(), "parameter `worker` is not known; the tool takes none");
+    }
+
+    #[test]
     fn a_wrong_default_is_an_error_of_the_tool() {
+        static OUT_OF_RANGE: &[ParameterDefault] = &[ParameterDefault::of::<u32>("count", "99")];
         static WRONG: &[ParameterDefault] = &[ParameterDefault::of::<Button>("button", "\"middle\"")];
         let errors = ParamsSchema::new(<Params as JsonSchema>::json_schema, WRONG).err().expect("must be refused");
         assert!(errors[0].contains("`button`"), "{errors:?}");
-        static OUT_OF_RANGE: &[ParameterDefault] = &[ParameterDefault::of::<u32>("count", "99")];
         let errors =
             ParamsSchema::new(<Params as JsonSchema>::json_schema, OUT_OF_RANGE).err().expect("must be refused");
         assert!(errors[0].contains("at most 10"), "{errors:?}");

@@ -41,7 +41,7 @@ impl<B: Backend> CallScope<B> {
     /// # Errors
     /// The tool was entered without its session, a fault of a hand-written tool.
     pub fn session(&self) -> Result<&B::Session> {
-        self.guard.as_ref().map(|guard| &**guard).ok_or_else(|| {
+        self.guard.as_deref().ok_or_else(|| {
             crate::error::ToolError::new(
                 sandbox_types::ErrorCode::INTERNAL_ERROR,
                 "the tool was entered without its session",

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::ToolContext,
+    creation::Slot,
     error::{Result, ToolError},
     resource::Resource,
-    router::{SessionTable, Slot},
+    router::SessionTable,
     tool::SessionUse,
 };
 
@@ -257,7 +258,7 @@ impl Session {
     /// Takes the session out of the table and ends it.
     pub(crate) fn remove(self: &Arc<Self>, reason: EndReason) {
         match self.table.upgrade() {
-            Some(table) => table.end(self, reason),
+            Some(table) => table.end(self, &reason),
             None => self.end(reason).start(),
         }
     }

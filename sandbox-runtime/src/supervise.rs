@@ -114,15 +114,14 @@ fn marks(end: Instant, total: Duration) -> (Instant, Instant) {
 /// # Errors
 /// The future's own, [`ErrorCode::TIMEOUT_ERROR`], [`ErrorCode::CANCELLED`], [`ErrorCode::SESSION_GONE`],
 /// [`ErrorCode::SHUTTING_DOWN`], or [`ErrorCode::UNEXPECTED_ERROR`] after a panic.
-pub(crate) async fn supervise<T>(
-    future: impl Future<Output = Result<T>>,
+pub(crate) async fn supervise<T, F: Future<Output = Result<T>>>(
+    mut future: Pin<&mut F>,
     control: &CallControl,
     limits: Limits,
     facts: &Facts,
     shutdown: &CancellationToken,
 ) -> Result<T> {
-    let mut future = pin!(future);
-    let mut watch: Option<Watch> = None;
+    let mut watch: Option<Box<Watch>> = None;
     poll_fn(|context| {
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(Poll::Ready(result)) => return Poll::Ready(result),
@@ -130,7 +129,7 @@ pub(crate) async fn supervise<T>(
             Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
         }
         // A call that is ready at once never gets here: timers and wakers cost nothing then.
-        let watch = watch.get_or_insert_with(|| Watch::new(control, shutdown));
+        let watch = watch.get_or_insert_with(|| Box::new(Watch::new(control, shutdown)));
         watch.poll(context, control, limits, facts)
     })
     .await

@@ -27,7 +27,9 @@ pub(crate) fn call(stream: &mut TcpStream, request: &[u8]) -> String {
         have += read;
         let text = std::str::from_utf8(&buffer[..have]).unwrap();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+            let length = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
             if body.len() >= length.unwrap().parse::<usize>().unwrap() {
                 return text.to_owned();
             }

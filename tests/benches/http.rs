@@ -55,7 +55,9 @@ fn main() {
         }
     }
     println!("{rounds} interleaved rounds of {} s, {CONNECTIONS} connections, one worker thread\n", round.as_secs());
-    println!("| server | CPU/request, p10 (us) | median (min-max) | over bare, median (us) | goal | requests/s, median | x bare |");
+    println!(
+        "| server | CPU/request, p10 (us) | median (min-max) | over bare, median (us) | goal | requests/s, median | x bare |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let (bare_cpu, bare_rate) = (median(&servers[0].cpu_us), median(&servers[0].rate));
     for (server, (name, _, goal)) in servers.iter().zip(CASES) {

@@ -158,7 +158,11 @@ async fn bare_execute(body: web::Bytes) -> HttpResponse {
     let params: Params = serde_json::from_str(request.params.get()).unwrap();
     let _ = params;
     let data = serde_json::value::to_raw_value(&Done { ok: true }).unwrap();
-    let meta = BTreeMap::from([("tool", "bench:noop"), ("resource_type", "bench"), ("trace_id", request.trace_id.as_deref().unwrap_or(""))]);
+    let meta = BTreeMap::from([
+        ("tool", "bench:noop"),
+        ("resource_type", "bench"),
+        ("trace_id", request.trace_id.as_deref().unwrap_or("")),
+    ]);
     #[derive(Serialize)]
     struct Answer<'a> {
         success: bool,
@@ -169,6 +173,7 @@ async fn bare_execute(body: web::Bytes) -> HttpResponse {
         temporary_session: bool,
         meta: BTreeMap<&'a str, &'a str>,
     }
-    let answer = Answer { success: true, code: 0, message: "success", data: &data, error: None, temporary_session: false, meta };
+    let answer =
+        Answer { success: true, code: 0, message: "success", data: &data, error: None, temporary_session: false, meta };
     HttpResponse::Ok().content_type("application/json").body(serde_json::to_vec(&answer).unwrap())
 }

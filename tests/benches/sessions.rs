@@ -139,8 +139,12 @@ struct Server {
 impl Server {
     fn start() -> Self {
         let program = std::env::current_exe().unwrap();
-        let mut process =
-            Command::new(program).args(["--serve", "sessions"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = Command::new(program)
+            .args(["--serve", "sessions"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         Self { process, address: line.trim().parse().unwrap() }

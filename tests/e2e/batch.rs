@@ -22,10 +22,14 @@ fn a_batch_shares_one_temporary_session_and_ends_it() {
     for parallel in [false, true] {
         let reply = batch(&server, "w", &json!([add(1), add(2), add(4)]), &json!({ "parallel": parallel }));
         let data = reply.data();
-        let mut totals: Vec<_> = data["results"].as_array().unwrap().iter().map(|r| r["data"].as_u64().unwrap()).collect();
+        let mut totals: Vec<_> =
+            data["results"].as_array().unwrap().iter().map(|r| r["data"].as_u64().unwrap()).collect();
         totals.sort_unstable();
         assert_eq!(totals.last(), Some(&7), "all three used one session: {data}");
-        assert_eq!((&data["total"], &data["executed"], &data["success_count"], &data["failed_count"]), (&json!(3), &json!(3), &json!(3), &json!(0)));
+        assert_eq!(
+            (&data["total"], &data["executed"], &data["success_count"], &data["failed_count"]),
+            (&json!(3), &json!(3), &json!(3), &json!(0))
+        );
         assert!(data["results"][0]["meta"]["temporary_session"] == true);
     }
     until("both were ended, once", || server.counts()["ended"]["call_ended"] == 2);
@@ -46,9 +50,16 @@ fn codes_of_whole_and_partial_batches() {
     assert_eq!(data["results"].as_array().unwrap().len(), 2, "a prefix");
 
     let all = batch(&server, "w", &json!([add(1), fail, add(1)]), &json!({ "stop_on_error": false }));
-    assert_eq!((all.status, &all.body["data"]["success_count"], &all.body["data"]["executed"]), (207, &json!(2), &json!(3)));
+    assert_eq!(
+        (all.status, &all.body["data"]["success_count"], &all.body["data"]["executed"]),
+        (207, &json!(2), &json!(3))
+    );
     let parallel = batch(&server, "w", &json!([fail, add(1)]), &json!({ "parallel": true, "stop_on_error": true }));
-    assert_eq!((parallel.status, &parallel.body["data"]["executed"]), (207, &json!(2)), "parallel ignores stop_on_error");
+    assert_eq!(
+        (parallel.status, &parallel.body["data"]["executed"]),
+        (207, &json!(2)),
+        "parallel ignores stop_on_error"
+    );
     assert_eq!(parallel.body["data"]["results"][0]["code"], 4003, "results are in the order of the actions");
 
     let none = batch(&server, "w", &json!([fail, fail]), &json!({ "stop_on_error": false }));
@@ -71,11 +82,20 @@ fn overlapping_temporary_calls_do_not_end_each_others_sessions() {
     let hold = |ms: u64| json!({ "action": "probe:hold", "params": { "ms": ms } });
     std::thread::scope(|scope| {
         let batches: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| batch(&server, "w", &json!([hold(30), hold(30), hold(30)]), &json!({ "parallel": true }))))
+            .map(|_| {
+                scope
+                    .spawn(|| batch(&server, "w", &json!([hold(30), hold(30), hold(30)]), &json!({ "parallel": true })))
+            })
             .collect();
-        let calls: Vec<_> = (0..8).map(|n| { let server = &server; scope.spawn(move || server.execute("w", "probe:hold", &json!({ "ms": n * 20 }))) }).collect();
+        let calls: Vec<_> = (0..8)
+            .map(|n| {
+                let server = &server;
+                scope.spawn(move || server.execute("w", "probe:hold", &json!({ "ms": n * 20 })))
+            })
+            .collect();
         for batch in batches {
-            let totals: Vec<_> = batch.join().unwrap().data()["results"].as_array().unwrap().iter().map(|r| r["data"].clone()).collect();
+            let totals: Vec<_> =
+                batch.join().unwrap().data()["results"].as_array().unwrap().iter().map(|r| r["data"].clone()).collect();
             assert!(totals.contains(&json!(3)), "{totals:?}");
         }
         for call in calls {

@@ -39,7 +39,12 @@ fn exec_exits_by_what_happened() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("util:echo"), "{unknown:?}");
     assert!(!String::from_utf8_lossy(&unknown.stderr).contains('\x1b'), "no colours in a pipe");
-    for not_run in [&["exec", "util:echo", "nonsense"][..], &["exec", "util:echo", "--server", "http://127.0.0.1:1"], &["exec"], &["nonsense"]] {
+    for not_run in [
+        &["exec", "util:echo", "nonsense"][..],
+        &["exec", "util:echo", "--server", "http://127.0.0.1:1"],
+        &["exec"],
+        &["nonsense"],
+    ] {
         assert_eq!(cli(not_run).status.code(), Some(2), "{not_run:?}");
     }
 }
@@ -78,10 +83,17 @@ fn check_reports_every_fault_with_its_place() {
     for expected in ["server.prot", "`port`", "resources.probe.config.x", "resources.bash.config.pids"] {
         assert!(text.contains(expected), "{expected} is missing in: {text}");
     }
-    let unlinked = config(&json!({ "resources": { "vm": { "backend": "nothing" }, "probe": { "tools": { "deny": ["clck"] } } } }));
+    let unlinked =
+        config(&json!({ "resources": { "vm": { "backend": "nothing" }, "probe": { "tools": { "deny": ["clck"] } } } }));
     let output = cli(&["check", "--config", unlinked.path().to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    for expected in ["resources.vm", "`nothing` is not linked", "`bash` (crate sandbox-backends)", "use nothing_backend as _;", "did you mean `click`"] {
+    for expected in [
+        "resources.vm",
+        "`nothing` is not linked",
+        "`bash` (crate sandbox-backends)",
+        "use nothing_backend as _;",
+        "did you mean `click`",
+    ] {
         assert!(text.contains(expected), "{expected} is missing in: {text}");
     }
 }

@@ -110,7 +110,10 @@ impl Server {
     }
 
     pub(crate) fn create(&self, worker: &str, config: &Value) -> Reply {
-        self.post("/session/create", &json!({ "worker_id": worker, "resource_type": "probe", "session_config": config }))
+        self.post(
+            "/session/create",
+            &json!({ "worker_id": worker, "resource_type": "probe", "session_config": config }),
+        )
     }
 
     /// What `probe:counts` says, under any resource name.

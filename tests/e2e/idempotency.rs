@@ -30,8 +30,9 @@ fn concurrent_duplicates_wait_for_the_first() {
     let server = Server::probe();
     server.create("w", &json!({})).data();
     let totals: Vec<Value> = thread::scope(|scope| {
-        let calls: Vec<_> =
-            (0..6).map(|_| scope.spawn(|| keyed(&server, "w", "probe:hold", &json!({ "ms": 300 }), "k").data().clone())).collect();
+        let calls: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| keyed(&server, "w", "probe:hold", &json!({ "ms": 300 }), "k").data().clone()))
+            .collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
     assert!(totals.iter().all(|total| *total == 1), "{totals:?}");

@@ -69,7 +69,10 @@ fn blocking_bodies_stall_nobody() {
             server.execute("w", "util:echo", &json!({ "message": "m" })).data();
             assert_eq!(server.get("/health").status, 200);
         }
-        assert!(blocked.iter().all(|call| !call.is_finished()), "twenty calls went by while eight threads were blocked");
+        assert!(
+            blocked.iter().all(|call| !call.is_finished()),
+            "twenty calls went by while eight threads were blocked"
+        );
     });
 }
 
@@ -90,7 +93,9 @@ fn at_most_64_blocking_bodies_run_at_once() {
     thread::scope(|scope| {
         for n in 0..64 {
             let server = &server;
-            scope.spawn(move || server.execute(&format!("w{n}"), "probe:block_free", &json!({ "ms": 4000 })).data().clone());
+            scope.spawn(move || {
+                server.execute(&format!("w{n}"), "probe:block_free", &json!({ "ms": 4000 })).data().clone()
+            });
         }
         thread::sleep(Duration::from_millis(1500));
         let reply = server.execute("late", "probe:block_free", &json!({ "ms": 1 }));
@@ -102,7 +107,8 @@ fn at_most_64_blocking_bodies_run_at_once() {
 
 #[test]
 fn sessions_are_limited_by_resource_and_worker() {
-    let server = Server::start(&json!({ "resources": { "probe": { "max_sessions": 3, "max_sessions_per_worker": 2 } } }));
+    let server =
+        Server::start(&json!({ "resources": { "probe": { "max_sessions": 3, "max_sessions_per_worker": 2 } } }));
     let create = |worker: &str, session: &str| {
         server.post("/session/create", &json!({ "worker_id": worker, "resource_type": "probe", "session": session }))
     };
@@ -127,7 +133,8 @@ fn calls_beyond_the_queue_are_refused_and_those_in_it_are_served() {
         let calls: Vec<_> = (0..3)
             .map(|n| {
                 let server = &server;
-                let call = scope.spawn(move || server.execute(&format!("w{n}"), "probe:wait", &json!({ "ms": 700 })).status);
+                let call =
+                    scope.spawn(move || server.execute(&format!("w{n}"), "probe:wait", &json!({ "ms": 700 })).status);
                 thread::sleep(Duration::from_millis(100));
                 call
             })

@@ -17,7 +17,11 @@ fn a_tool_calls_another_for_the_same_worker_and_trace() {
     assert_eq!((&reply.data()["worker"], &reply.data()["trace"]), (&json!("w"), &json!("t-9")));
     let (action, params) = nest("nest", "probe:click", &json!({}));
     let reply = server.execute("w", &action, &params);
-    assert_eq!((reply.code(), &reply.body["error"]["parameter"]), (4003, &json!("x")), "the inner answer is the outer one's");
+    assert_eq!(
+        (reply.code(), &reply.body["error"]["parameter"]),
+        (4003, &json!("x")),
+        "the inner answer is the outer one's"
+    );
 }
 
 #[test]
@@ -69,7 +73,8 @@ fn a_temporary_session_is_shared_with_the_calls_of_its_call() {
 fn calls_nest_eight_deep() {
     let server = Server::probe();
     let wrap = |depth: usize| {
-        (0..depth).fold(("probe:wait".to_owned(), json!({ "ms": 1 })), |(action, params), _| nest("nest", &action, &params))
+        (0..depth)
+            .fold(("probe:wait".to_owned(), json!({ "ms": 1 })), |(action, params), _| nest("nest", &action, &params))
     };
     let (action, params) = wrap(8);
     server.execute("w", &action, &params).data();

@@ -66,7 +66,10 @@ fn one_backend_may_run_under_several_names() {
 fn parameters_are_checked_completed_and_named() {
     let server = Server::probe();
     let click = |params: Value| server.execute("w", "probe:click", &params);
-    assert_eq!(click(json!({ "x": 3.0, "count": null })).data(), &json!({ "x": 3, "count": 1, "button": "left", "delay_ms": null }));
+    assert_eq!(
+        click(json!({ "x": 3.0, "count": null })).data(),
+        &json!({ "x": 3, "count": 1, "button": "left", "delay_ms": null })
+    );
     for (params, code, parameter) in [
         (json!({}), 4003, "x"),
         (json!({ "x": "1" }), 4004, "x"),
@@ -154,7 +157,12 @@ fn no_web_page_drives_the_server() {
     let with = |headers: &[(&str, &str)]| server.raw("POST", "/execute", headers, body.as_bytes());
     assert_eq!(with(&[JSON]).status, 200);
     assert_eq!(with(&[JSON, ("Host", "localhost:1234")]).status, 200);
-    for refused in [("Origin", "http://evil.example"), ("Origin", "null"), ("Host", "evil.example"), ("Host", "127.0.0.1.evil.example")] {
+    for refused in [
+        ("Origin", "http://evil.example"),
+        ("Origin", "null"),
+        ("Host", "evil.example"),
+        ("Host", "127.0.0.1.evil.example"),
+    ] {
         let reply = with(&[JSON, refused]);
         assert_eq!((reply.status, reply.code()), (403, 4013), "{refused:?}");
     }
@@ -184,7 +192,8 @@ fn the_contract_of_api_v1_keeps_its_shapes() {
     let api = |path: &str, body: Value| server.post(&format!("/api/v1/{path}"), &body);
     let me = json!({ "worker_id": "w-1" });
 
-    let created = api("session/create", json!({ "worker_id": "w-1", "resource_type": "probe", "custom_name": "my label" }));
+    let created =
+        api("session/create", json!({ "worker_id": "w-1", "resource_type": "probe", "custom_name": "my label" }));
     let data = created.data().clone();
     assert_eq!((&data["session_status"], &data["error"]), (&json!("active"), &Value::Null));
     let name = data["session_name"].as_str().unwrap();
@@ -198,7 +207,10 @@ fn the_contract_of_api_v1_keeps_its_shapes() {
 
     let list = api("session/list", me.clone());
     let session = &list.data()["sessions"][0];
-    assert_eq!((&list.data()["count"], &session["session_id"], &session["auto_created"]), (&json!(1), &json!(id), &json!(false)));
+    assert_eq!(
+        (&list.data()["count"], &session["session_id"], &session["auto_created"]),
+        (&json!(1), &json!(id), &json!(false))
+    );
     for time in ["created_at", "last_activity", "expires_at"] {
         let text = session[time].as_str().unwrap();
         assert!(text.len() == 32 && text.ends_with("+00:00"), "{time}: {text}");
@@ -206,22 +218,34 @@ fn the_contract_of_api_v1_keeps_its_shapes() {
     let refreshed = api("session/refresh", json!({ "worker_id": "w-1", "resource_type": "probe" }));
     assert!(refreshed.data()["expires_at"].is_string() && refreshed.data()["session_id"] == id);
     let all = api("session/refresh", me.clone());
-    assert_eq!((&all.data()["refreshed_count"], &all.data()["details"]["probe"]["status"]), (&json!(1), &json!("refreshed")));
+    assert_eq!(
+        (&all.data()["refreshed_count"], &all.data()["details"]["probe"]["status"]),
+        (&json!(1), &json!("refreshed"))
+    );
 
     let beat = api("lifecycle/heartbeat", me.clone());
     assert_eq!(beat.data()["active_sessions"], json!(["probe"]));
     assert!(beat.data()["timestamp"].is_string());
     let status = api("lifecycle/status", me.clone());
-    assert_eq!((&status.data()["active_resources"], &status.data()["sessions"]["probe"]["session_id"]), (&json!(["probe"]), &json!(id)));
+    assert_eq!(
+        (&status.data()["active_resources"], &status.data()["sessions"]["probe"]["session_id"]),
+        (&json!(["probe"]), &json!(id))
+    );
     assert!(status.data()["tools_available"].as_u64().unwrap() > 5);
 
     let destroyed = api("session/destroy", json!({ "worker_id": "w-1", "resource_type": "probe" }));
     assert_eq!((&destroyed.data()["session_id"], &destroyed.data()["session_name"]), (&json!(id), &json!(name)));
     assert_eq!(api("session/destroy", json!({ "worker_id": "w-1", "resource_type": "probe" })).status, 404);
 
-    let init = api("init/resource", json!({ "worker_id": "w-1", "resource_type": "probe", "init_config": { "initialize_ms": 1 } }));
+    let init = api(
+        "init/resource",
+        json!({ "worker_id": "w-1", "resource_type": "probe", "init_config": { "initialize_ms": 1 } }),
+    );
     assert_eq!((&init.data()["session_status"], &init.data()["error"]), (&json!("active"), &Value::Null));
-    let batch = api("init/batch", json!({ "worker_id": "w-2", "resource_configs": { "probe": { "content": { "cleanup_ms": 1 } }, "nope": {} } }));
+    let batch = api(
+        "init/batch",
+        json!({ "worker_id": "w-2", "resource_configs": { "probe": { "content": { "cleanup_ms": 1 } }, "nope": {} } }),
+    );
     assert_eq!((&batch.data()["total"], &batch.data()["success_count"]), (&json!(2), &json!(1)));
     assert_eq!(batch.data()["results"]["probe"]["status"], "success");
     assert!(batch.data()["results"]["nope"]["error"].is_string());
@@ -229,17 +253,29 @@ fn the_contract_of_api_v1_keeps_its_shapes() {
     assert_eq!(api("worker/disconnect", me).data(), &json!({ "worker_id": "w-1", "sessions_cleaned": 1 }));
 
     let warmup = api("warmup", json!({ "backends": ["probe", "nope"] })).body;
-    assert_eq!((&warmup["status"], &warmup["results"]), (&json!("partial_error"), &json!({ "nope": false, "probe": true })));
+    assert_eq!(
+        (&warmup["status"], &warmup["results"]),
+        (&json!("partial_error"), &json!({ "nope": false, "probe": true }))
+    );
     assert_eq!(warmup["summary"], json!({ "total": 1, "warmed_up": 1, "pending": 0 }));
     assert!(warmup["errors"]["nope"].is_string());
     let status = server.get("/api/v1/warmup/status").body;
-    assert_eq!((&status["backends"]["probe"]["loaded"], &status["backends"]["probe"]["warmed_up"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&status["backends"]["probe"]["loaded"], &status["backends"]["probe"]["warmed_up"]),
+        (&json!(true), &json!(true))
+    );
     let health = server.get("/api/v1/health").body;
     assert_eq!((&health["status"], &health["title"]), (&json!("healthy"), &json!("T")));
     let ready = server.get("/api/v1/ready").body;
-    assert_eq!((&ready["status"], &ready["active_workers"], &ready["total_sessions"]), (&json!("ready"), &json!(1), &json!(1)));
+    assert_eq!(
+        (&ready["status"], &ready["active_workers"], &ready["total_sessions"]),
+        (&json!("ready"), &json!(1), &json!(1))
+    );
     let resources = server.get("/resources").body;
-    assert_eq!((&resources["resources"][0]["resource"], &resources["resources"][0]["kind"]), (&json!("probe"), &json!("mixed")));
+    assert_eq!(
+        (&resources["resources"][0]["resource"], &resources["resources"][0]["kind"]),
+        (&json!("probe"), &json!("mixed"))
+    );
 }
 
 #[test]
@@ -247,7 +283,10 @@ fn a_keep_alive_connection_serves_many_requests() {
     let server = Server::probe();
     let mut stream = server.connect();
     let body = json!({ "worker_id": "w", "action": "util:echo", "params": { "message": "one\u{1F600}" } }).to_string();
-    let head = format!("POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     std::io::Write::write_all(&mut stream, format!("{head}{body}").as_bytes()).unwrap();
     send(&mut stream, "POST", "/execute", &[JSON], body.as_bytes());
     let both = receive(&mut stream);

@@ -32,13 +32,20 @@ fn without_a_session_a_call_gets_a_temporary_one_that_ends_with_it() {
     for _ in 0..3 {
         let reply = server.execute("w", "probe:add", &json!({}));
         assert_eq!(reply.data(), 1, "each call has a fresh one");
-        assert_eq!((&reply.body["temporary_session"], &reply.body["meta"]["temporary_session"]), (&json!(true), &json!(true)));
+        assert_eq!(
+            (&reply.body["temporary_session"], &reply.body["meta"]["temporary_session"]),
+            (&json!(true), &json!(true))
+        );
     }
     let reply = server.execute("w", "probe:panic", &json!({}));
     assert_eq!((reply.status, reply.code()), (500, 5005));
     assert!(!reply.body.to_string().contains("secret"), "a panic's text stays inside: {reply:?}");
     server.execute_with("w", "probe:hold", &json!({ "ms": 5000 }), &json!({ "timeout": 0.3 }));
-    server.abandon("/execute", &json!({ "worker_id": "w", "action": "probe:hold", "params": { "ms": 60_000 } }), Duration::from_millis(200));
+    server.abandon(
+        "/execute",
+        &json!({ "worker_id": "w", "action": "probe:hold", "params": { "ms": 60_000 } }),
+        Duration::from_millis(200),
+    );
     until("six sessions made and six ended", || {
         let counts = server.counts();
         let ended: u64 = counts["ended"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
@@ -95,11 +102,19 @@ fn a_slow_hook_of_one_worker_delays_no_other() {
             server.execute(&worker, "probe:add", &json!({})).data();
             server.post("/session/destroy", &json!({ "worker_id": worker, "resource_type": "probe" })).data();
         }
-        assert!(!slow.is_finished(), "twenty workers came and went while one session was being made: {:?}", began.elapsed());
+        assert!(
+            !slow.is_finished(),
+            "twenty workers came and went while one session was being made: {:?}",
+            began.elapsed()
+        );
         slow.join().unwrap().data();
     });
     server.post("/session/destroy", &json!({ "worker_id": "slow", "resource_type": "probe" })).data();
-    assert_eq!(server.create("slow", &json!({})).data()["error"], Value::Null, "the key is free while the old cleanup runs");
+    assert_eq!(
+        server.create("slow", &json!({})).data()["error"],
+        Value::Null,
+        "the key is free while the old cleanup runs"
+    );
     assert_eq!(server.counts()["ended"]["destroyed"], 20, "the slow cleanup still runs");
 }
 
@@ -136,8 +151,9 @@ fn readers_share_and_writers_exclude() {
     assert_eq!(server.counts()["most_readers"], 4);
     // Each holds the session while it waits and counts after it: without exclusion two would read the same total.
     let mut totals: Vec<u64> = thread::scope(|scope| {
-        let calls: Vec<_> =
-            (0..5).map(|_| scope.spawn(|| server.execute("w", "probe:hold", &json!({ "ms": 50 })).data().as_u64().unwrap())).collect();
+        let calls: Vec<_> = (0..5)
+            .map(|_| scope.spawn(|| server.execute("w", "probe:hold", &json!({ "ms": 50 })).data().as_u64().unwrap()))
+            .collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
     totals.sort_unstable();
@@ -152,7 +168,11 @@ fn an_idle_session_expires_and_its_worker_is_told_once() {
     let require = json!({ "session_mode": "require" });
     for _ in 0..2 {
         let reply = server.execute_with("w", "probe:add", &json!({}), &require);
-        assert_eq!((reply.status, reply.code(), reply.reason()), (410, 4010, "expired"), "`require` acknowledges nothing");
+        assert_eq!(
+            (reply.status, reply.code(), reply.reason()),
+            (410, 4010, "expired"),
+            "`require` acknowledges nothing"
+        );
     }
     let told = server.execute("w", "probe:add", &json!({}));
     assert_eq!((told.code(), told.reason()), (4010, "expired"));
@@ -233,7 +253,10 @@ fn a_panic_or_timeout_with_the_session_alone_breaks_it() {
     }
     // A shared session survives a reader that was cut off.
     server.create("r", &json!({})).data();
-    assert_eq!(server.execute_with("r", "probe:share", &json!({ "ms": 30_000 }), &json!({ "timeout": 0.3 })).code(), 5006);
+    assert_eq!(
+        server.execute_with("r", "probe:share", &json!({ "ms": 30_000 }), &json!({ "timeout": 0.3 })).code(),
+        5006
+    );
     server.execute("r", "probe:total", &json!({})).data();
 }
 

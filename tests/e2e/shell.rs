@@ -13,18 +13,30 @@ fn run(server: &Server, worker: &str, command: &str) -> Value {
 }
 
 fn create(server: &Server, worker: &str, config: &Value) {
-    server.post("/session/create", &json!({ "worker_id": worker, "resource_type": "bash", "session_config": config })).data();
+    server
+        .post("/session/create", &json!({ "worker_id": worker, "resource_type": "bash", "session_config": config }))
+        .data();
 }
 
 #[test]
 fn two_calls_on_one_session_share_the_shell() {
     let server = server();
     create(&server, "w", &json!({ "env": { "COLOUR": "red" }, "cwd": "/tmp" }));
-    let first = run(&server, "w", "pwd; greet() { echo \"hello $1, $COLOUR\"; }; export N=41; mkdir -p /workspace/a; cd /workspace/a");
-    assert_eq!((&first["stdout"], &first["exit_code"], &first["cwd"]), (&json!("/tmp\n"), &json!(0), &json!("/workspace/a")));
+    let first = run(
+        &server,
+        "w",
+        "pwd; greet() { echo \"hello $1, $COLOUR\"; }; export N=41; mkdir -p /workspace/a; cd /workspace/a",
+    );
+    assert_eq!(
+        (&first["stdout"], &first["exit_code"], &first["cwd"]),
+        (&json!("/tmp\n"), &json!(0), &json!("/workspace/a"))
+    );
     let second = run(&server, "w", "greet you; echo $((N + 1)); pwd; echo oops >&2; false");
     assert_eq!(second["stdout"], "hello you, red\n42\n/workspace/a\n");
-    assert_eq!((&second["stderr"], &second["exit_code"], &second["timed_out"]), (&json!("oops\n"), &json!(1), &json!(false)));
+    assert_eq!(
+        (&second["stderr"], &second["exit_code"], &second["timed_out"]),
+        (&json!("oops\n"), &json!(1), &json!(false))
+    );
     assert!(second["duration_ms"].is_u64());
     let elsewhere = run(&server, "other", "echo \"[$N]\"; ls /workspace");
     assert_eq!(elsewhere["stdout"], "[]\n", "a temporary session knows nothing of it");
@@ -49,11 +61,19 @@ fn the_sandbox_hides_the_host() {
         let outcome = run(&server, "w", attack);
         assert_eq!(outcome["exit_code"] == 0, allowed, "{attack}: {outcome}");
     }
-    let pids = run(&server, "w", "ls /proc | grep -c '^[0-9]'")["stdout"].as_str().unwrap().trim().parse::<u32>().unwrap();
+    let pids =
+        run(&server, "w", "ls /proc | grep -c '^[0-9]'")["stdout"].as_str().unwrap().trim().parse::<u32>().unwrap();
     assert!(pids < 10, "only its own processes: {pids}");
     let port = server.address.port();
-    assert_ne!(run(&server, "w", &format!("(echo > /dev/tcp/127.0.0.1/{port}) 2>&1"))["exit_code"], 0, "its loopback is its own");
-    assert!(!run(&server, "w", "env; cat /proc/*/environ")["stdout"].to_string().contains("canary"), "no variable of the server");
+    assert_ne!(
+        run(&server, "w", &format!("(echo > /dev/tcp/127.0.0.1/{port}) 2>&1"))["exit_code"],
+        0,
+        "its loopback is its own"
+    );
+    assert!(
+        !run(&server, "w", "env; cat /proc/*/environ")["stdout"].to_string().contains("canary"),
+        "no variable of the server"
+    );
 }
 
 #[test]
@@ -73,7 +93,10 @@ fn a_shell_that_ended_is_started_again_and_says_so() {
     let server = server();
     create(&server, "w", &json!({}));
     let outcome = run(&server, "w", "echo bye; exit 3");
-    assert_eq!((&outcome["exit_code"], &outcome["stdout"], &outcome["shell_restarted"]), (&json!(3), &json!("bye\n"), &json!(true)));
+    assert_eq!(
+        (&outcome["exit_code"], &outcome["stdout"], &outcome["shell_restarted"]),
+        (&json!(3), &json!("bye\n"), &json!(true))
+    );
     assert_eq!(run(&server, "w", "echo again")["stdout"], "again\n");
 }
 

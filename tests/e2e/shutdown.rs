@@ -26,7 +26,8 @@ fn sigterm_lets_calls_finish_cleans_up_and_exits_well() {
 fn a_second_signal_hurries_it() {
     let mut server = Server::probe();
     let reply = thread::scope(|scope| {
-        let call = scope.spawn(|| server.execute_with("w", "probe:hold", &json!({ "ms": 120_000 }), &json!({ "timeout": 100 })));
+        let call = scope
+            .spawn(|| server.execute_with("w", "probe:hold", &json!({ "ms": 120_000 }), &json!({ "timeout": 100 })));
         thread::sleep(Duration::from_millis(400));
         server.signal(libc::SIGINT);
         thread::sleep(Duration::from_millis(200));

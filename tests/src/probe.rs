@@ -241,14 +241,26 @@ impl Probe {
 
     /// Call another tool while the session is shared.
     #[tool]
-    async fn nest_shared(&self, session: &Session, context: &ToolContext, action: String, params: Value) -> Result<Value> {
+    async fn nest_shared(
+        &self,
+        session: &Session,
+        context: &ToolContext,
+        action: String,
+        params: Value,
+    ) -> Result<Value> {
         let _ = session;
         nested(context, &action, &params).await
     }
 
     /// Call another tool while the session is held alone.
     #[tool]
-    async fn nest_alone(&self, session: &mut Session, context: &ToolContext, action: String, params: Value) -> Result<Value> {
+    async fn nest_alone(
+        &self,
+        session: &mut Session,
+        context: &ToolContext,
+        action: String,
+        params: Value,
+    ) -> Result<Value> {
         session.total += 1;
         nested(context, &action, &params).await
     }

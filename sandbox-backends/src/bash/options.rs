@@ -15,7 +15,7 @@ const HOST_ID_PAIRS: u64 = 32_768;
 
 /// How a shell is set up.
 #[derive(Debug, Clone)]
-pub struct ShellOptions {
+pub(super) struct ShellOptions {
     /// Size of `/workspace` in MiB.
     pub workspace_mib: u64,
     /// Size of `/tmp` and of `/dev/shm` in MiB, each.
@@ -38,7 +38,7 @@ impl Default for ShellOptions {
 
 /// One command.
 #[derive(Debug, Clone, Copy)]
-pub struct RunRequest<'a> {
+pub(super) struct RunRequest<'a> {
     /// Its text, any number of lines.
     pub command: &'a str,
     /// After this time it is interrupted.
@@ -49,7 +49,7 @@ pub struct RunRequest<'a> {
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunOutcome {
+pub(super) struct RunOutcome {
     /// Its exit code; 128 + n after signal n.
     pub exit_code: i32,
     /// Its standard output.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// What one stream wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Captured {
+pub(super) struct Captured {
     /// The text, UTF-8 with invalid bytes replaced; when [`truncated`](Self::truncated), the head, a line that counts
     /// the omitted bytes, and the tail. Never longer than the limit that was asked for.
     pub text: String,

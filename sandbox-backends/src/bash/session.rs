@@ -43,7 +43,7 @@ const PRELUDE: &[u8] = b"\\builtin set +o history +H; \\builtin unset HISTFILE\n
 
 /// A persistent bash in its own sandbox. Dropping it kills everything inside.
 #[derive(Debug)]
-pub struct Shell {
+pub(super) struct Shell {
     sandbox: Sandbox,
     /// Watches the descriptors below, edge-triggered: tokio keeps a fifo readable for ever once its last writer closed.
     events: Arc<OwnedFd>,
@@ -105,7 +105,7 @@ impl Shell {
     ///
     /// # Errors
     /// [`ShellError::Isolation`] names the step that the kernel refused; there is no fallback to less isolation.
-    pub async fn start(options: &ShellOptions) -> Result<Self, ShellError> {
+    pub(super) async fn start(options: &ShellOptions) -> Result<Self, ShellError> {
         let config = options.config()?;
         let started = tokio::time::timeout(ANSWER_LIMIT, Self::start_with(config)).await;
         started.unwrap_or(Err(ShellError::HandshakeTimeout { limit: ANSWER_LIMIT }))
@@ -145,7 +145,11 @@ impl Shell {
     /// # Errors
     /// [`ShellError::NulInCommand`] and [`ShellError::CommandTooLong`] leave the shell as it was; after any other
     /// error, or when the future is dropped midway, the session must be discarded.
-    pub async fn run(&mut self, request: RunRequest<'_>, cancel: &CancellationToken) -> Result<RunOutcome, ShellError> {
+    pub(super) async fn run(
+        &mut self,
+        request: RunRequest<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<RunOutcome, ShellError> {
         let text = request.command.as_bytes();
         if let Some(offset) = text.iter().position(|byte| *byte == 0) {
             return Err(ShellError::NulInCommand { offset });
@@ -165,7 +169,7 @@ impl Shell {
     ///
     /// # Errors
     /// [`ShellError::CloseTimeout`] when the kernel has not ended the processes within five seconds.
-    pub async fn close(self) -> Result<(), ShellError> {
+    pub(super) async fn close(self) -> Result<(), ShellError> {
         self.sandbox.close().await
     }
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::error::{ShellError, Step};
+use super::options::{RunOutcome, RunRequest, ShellOptions};
+use super::session::Shell;
 
 const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(300);

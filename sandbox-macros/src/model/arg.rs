@@ -1,7 +1,10 @@
 //! One argument: by value a parameter that the client sends, by reference injected by the runtime.
 
 use quote::ToTokens;
-use syn::{Attribute, FnArg, Ident, Meta, Pat, PatType, Receiver, ReceiverKind, Signature, Token, Type, ext::IdentExt, punctuated::Punctuated};
+use syn::{
+    Attribute, FnArg, Ident, Meta, Pat, PatType, Receiver, ReceiverKind, Signature, Token, Type, ext::IdentExt,
+    punctuated::Punctuated,
+};
 
 use crate::{
     attr, docs,
@@ -94,7 +97,10 @@ pub(crate) fn typed(signature: &mut Signature) -> impl Iterator<Item = &mut PatT
 pub(crate) fn refuse_cfg(attributes: &mut Vec<Attribute>, what: &str, errors: &mut Errors) {
     for attribute in attributes.iter().filter(|a| a.path().is_ident("cfg") || a.path().is_ident("cfg_attr")) {
         let found = attribute.path().to_token_stream();
-        errors.on(attribute, format!("`#[{found}]` cannot stand on {what}; put it on a whole tool, or on the whole block"));
+        errors.on(
+            attribute,
+            format!("`#[{found}]` cannot stand on {what}; put it on a whole tool, or on the whole block"),
+        );
     }
     attributes.retain(|a| !a.path().is_ident("cfg") && !a.path().is_ident("cfg_attr"));
 }
@@ -108,7 +114,8 @@ pub(crate) fn check_borrow(whole: &Type, inner: &Type, errors: &mut Errors) -> b
             "`{found}` cannot be injected: what is borrowed comes from the runtime, what the client sends is taken by value; write `{owned}`"
         )
     };
-    if let Some(lifetime) = Contents::of(whole).lifetime {
+    let named = if let Type::Reference(reference) = whole { reference.lifetime.as_ref() } else { None };
+    if let Some(lifetime) = named.or(Contents::of(whole).lifetime) {
         errors.on(lifetime, "leave the lifetime out: borrows of arguments need no name");
         return false;
     }
@@ -260,14 +267,18 @@ pub(crate) fn check_together(args: &[Arg], session: Option<&Type>, errors: &mut 
             }
             Arg::Exclusive(ty) => {
                 if exclusive.is_some() {
-                    errors.on(ty, "two arguments are borrowed by `&mut`, and only the session can be, once; take one of them");
+                    errors.on(
+                        ty,
+                        "two arguments are borrowed by `&mut`, and only the session can be, once; take one of them",
+                    );
                 } else if lent.iter().any(|earlier| alike(*earlier, ty)) {
                     errors.on(ty, borrowed_twice(ty));
                 }
                 exclusive.get_or_insert(ty);
             }
             Arg::Lent(ty) => {
-                let again = session.is_some_and(|session| alike(session, ty)) && lent.iter().any(|earlier| alike(*earlier, ty));
+                let again =
+                    session.is_some_and(|session| alike(session, ty)) && lent.iter().any(|earlier| alike(*earlier, ty));
                 if again || exclusive.is_some_and(|exclusive| alike(exclusive, ty)) {
                     errors.on(ty, borrowed_twice(ty));
                 }

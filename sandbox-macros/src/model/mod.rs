@@ -40,7 +40,10 @@ pub(crate) fn check_section(section: &LitStr, errors: &mut Errors) {
     let value = section.value();
     let key = value.strip_prefix("apis.");
     if key.and_then(name_fault).is_some() || key.is_none() {
-        errors.on(section, format!("`config` names a section of `apis`, found \"{value}\"; write `config = \"apis.key\"`"));
+        errors.on(
+            section,
+            format!("`config` names a section of `apis`, found \"{value}\"; write `config = \"apis.key\"`"),
+        );
     }
 }
 
@@ -57,7 +60,10 @@ pub(crate) fn check_plain(signature: &Signature, what: &str, errors: &mut Errors
         errors.on(clause, format!("{what} cannot be generic, so it takes no `where` clause; remove it"));
     }
     if let syn::Safety::Unsafe(token) = &signature.safety {
-        errors.on(token, format!("{what} is called by the runtime, so it cannot be `unsafe`; put an `unsafe` block inside"));
+        errors.on(
+            token,
+            format!("{what} is called by the runtime, so it cannot be `unsafe`; put an `unsafe` block inside"),
+        );
     }
     if let Some(abi) = &signature.abi {
         errors.on(abi, format!("{what} is called by the runtime, so it cannot be `extern`; remove it"));
@@ -88,7 +94,7 @@ pub(crate) struct Contents<'a> {
     pub(crate) self_type: Option<&'a syn::Ident>,
     /// The first reference.
     pub(crate) reference: Option<&'a syn::TypeReference>,
-    /// The first lifetime.
+    /// The first lifetime, `'static` aside.
     pub(crate) lifetime: Option<&'a syn::Lifetime>,
     /// The first `_`.
     pub(crate) infer: Option<&'a syn::TypeInfer>,
@@ -118,7 +124,9 @@ impl<'ast> Visit<'ast> for Contents<'ast> {
     }
 
     fn visit_lifetime(&mut self, node: &'ast syn::Lifetime) {
-        self.lifetime.get_or_insert(node);
+        if node.ident != "static" {
+            self.lifetime.get_or_insert(node);
+        }
     }
 
     fn visit_ident(&mut self, node: &'ast syn::Ident) {
@@ -165,7 +173,7 @@ mod tests {
     fn contents_and_ok_type() {
         let ty: Type = parse_quote!(Option<&'static Self>);
         let contents = Contents::of(&ty);
-        assert!(contents.reference.is_some() && contents.self_type.is_some() && contents.lifetime.is_some());
+        assert!(contents.reference.is_some() && contents.self_type.is_some() && contents.lifetime.is_none());
         let ty: Type = parse_quote!(std::result::Result<Vec<u8>, E>);
         assert!(alike(ok_type(&ty).unwrap(), &quote::quote!(Vec<u8>)));
         assert!(ok_type(&parse_quote!(Vec<u8>)).is_none());

@@ -42,21 +42,21 @@ impl Access {
     /// No web page may drive a local server: its requests carry an `Origin`, or, by a name that was made to point
     /// here, a foreign `Host`.
     fn refuse_foreign(&self, headers: &HeaderMap) -> Result<(), ToolError> {
-        if let Some(origin) = headers.get(ORIGIN) {
-            if !self.origins.iter().any(|known| origin.as_bytes().eq_ignore_ascii_case(known.as_bytes())) {
-                let message = "this Origin is not among server.allowed_origins";
-                return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("origin"));
-            }
+        if let Some(origin) = headers.get(ORIGIN)
+            && !self.origins.iter().any(|known| origin.as_bytes().eq_ignore_ascii_case(known.as_bytes()))
+        {
+            let message = "this Origin is not among server.allowed_origins";
+            return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("origin"));
         }
-        if self.tokens.is_empty() {
-            if let Some(host) = headers.get(HOST) {
-                let host = host.to_str().unwrap_or_default();
-                let name = without_port(host);
-                let is = |known: &String| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host);
-                if !self.hosts.iter().any(is) {
-                    let message = "this Host is not among server.allowed_hosts";
-                    return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("host"));
-                }
+        if self.tokens.is_empty()
+            && let Some(host) = headers.get(HOST)
+        {
+            let host = host.to_str().unwrap_or_default();
+            let name = without_port(host);
+            let is = |known: &String| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host);
+            if !self.hosts.iter().any(is) {
+                let message = "this Host is not among server.allowed_hosts";
+                return Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("host"));
             }
         }
         Ok(())

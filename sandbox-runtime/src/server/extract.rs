@@ -69,10 +69,10 @@ impl<T: WireBody> FromRequest for Body<T> {
         let bytes = Bytes::from_request(request, payload);
         Box::pin(async move {
             let bytes = bytes.await.map_err(|error| Failure(unreadable(&error)))?;
-            if bytes.is_empty() {
-                if let Some(value) = T::empty() {
-                    return Ok(Self { value, warnings: Vec::new() });
-                }
+            if bytes.is_empty()
+                && let Some(value) = T::empty()
+            {
+                return Ok(Self { value, warnings: Vec::new() });
             }
             if !json {
                 let message = "expected Content-Type: application/json";

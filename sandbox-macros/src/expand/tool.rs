@@ -1,0 +1,179 @@
+//! The `Tool` literal of one tool, with the glue that runs a call of it.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Ident, Type, spanned::Spanned};
+
+use crate::{
+    expand::{at, in_const, location, option, params},
+    model::{arg::Arg, backend::ToolsBlock, tool::Tool},
+};
+
+/// What a `#[tools]` block adds.
+pub(crate) fn expand_block(block: &ToolsBlock) -> TokenStream {
+    let ToolsBlock { self_ty, cfgs, tools } = block;
+    let tools = tools.iter().map(|tool| literal(tool, self_ty, Callee::Method(self_ty)));
+    let location = location(self_ty.span());
+    let items = quote! {
+        const __TOOLS: &[__rt::Tool<#self_ty>] = &[#(#tools),*];
+
+        #[__rt::linkme::distributed_slice(__rt::TOOL_BLOCKS)]
+        #[linkme(crate = __rt::linkme)]
+        static __BLOCK: __rt::ToolBlock = __rt::ToolBlock::of::<#self_ty>(&__TOOLS, #location);
+    };
+    in_const(cfgs, &items)
+}
+
+/// What a tool calls.
+#[derive(Clone, Copy)]
+pub(crate) enum Callee<'a> {
+    /// A method of this type.
+    Method(&'a Type),
+    /// A function.
+    Function,
+}
+
+/// One element of a list of tools.
+pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
+    let Tool { name, description, options, cfgs, output, .. } = tool;
+    let params = params::definition(tool);
+    let defaults = params::defaults(tool);
+    let session = session_use(tool, backend);
+    let run = run(tool, backend, callee);
+    let location = location(tool.name_span);
+    let aliases = &options.aliases;
+    let group = option(options.group.as_ref());
+    let timeout = option(options.timeout_ms.map(|ms| quote!(__rt::Duration::from_millis(#ms))));
+    let (hidden, idempotent, read_only) = (options.hidden, options.idempotent, options.read_only);
+    let value = quote_spanned!(at(output.span())=> <#output as __rt::ToolResult>::Value);
+    quote! {
+        #(#cfgs)*
+        {
+            #params
+            #session
+            __rt::Tool {
+                name: #name,
+                description: #description,
+                aliases: &[#(#aliases),*],
+                group: #group,
+                hidden: #hidden,
+                idempotent: #idempotent,
+                read_only: #read_only,
+                timeout: #timeout,
+                session: __SESSION,
+                input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
+                output_schema: <#value as __rt::schemars::JsonSchema>::json_schema,
+                defaults: #defaults,
+                run: #run,
+                location: #location,
+            }
+        }
+    }
+}
+
+/// `const __SESSION`: by type, since only the type system knows which borrow is the session.
+fn session_use(tool: &Tool, backend: &Type) -> TokenStream {
+    let lent: Vec<&Type> =
+        tool.args.iter().filter_map(|arg| if let Arg::Lent(ty) = arg { Some(ty) } else { None }).collect();
+    let is_session: Vec<TokenStream> = lent.iter().map(|ty| lend(ty, backend, &quote!(IS_SESSION))).collect();
+    let exclusive = tool.args.iter().any(|arg| matches!(arg, Arg::Exclusive(_)));
+    let session = match (exclusive, is_session.is_empty()) {
+        (true, _) => quote!(__rt::SessionUse::Exclusive),
+        (false, true) => quote!(__rt::SessionUse::None),
+        (false, false) => quote!(if #(#is_session)||* { __rt::SessionUse::Shared } else { __rt::SessionUse::None }),
+    };
+    let message = "the session is borrowed twice by this tool; take it once, by `&` or by `&mut`";
+    let checks = lent.iter().enumerate().filter(|(index, _)| exclusive || *index > 0).map(|(index, ty)| {
+        let this = &is_session[index];
+        let earlier = &is_session[..index];
+        let twice = if exclusive { quote!(#this) } else { quote!(#this && (#(#earlier)||*)) };
+        quote_spanned!(at(ty.span())=> const _: () = ::core::assert!(!(#twice), #message);)
+    });
+    quote! {
+        const __SESSION: __rt::SessionUse = #session;
+        #(#checks)*
+    }
+}
+
+/// `<T as Lend<CallScope<Backend>, _>>::item`.
+fn lend(ty: &Type, backend: &Type, item: &TokenStream) -> TokenStream {
+    quote_spanned!(at(ty.span())=> <#ty as __rt::Lend<__rt::CallScope<#backend>, _>>::#item)
+}
+
+/// The function that runs one call.
+fn run(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
+    let span = at(tool.ident.span());
+    let exclusive = tool.args.iter().any(|arg| matches!(arg, Arg::Exclusive(_)));
+    let blocking = tool.options.blocking;
+    let scope = if blocking { quote!(scope) } else { quote!(&scope) };
+    let mut lets = Vec::new();
+    let mut values = Vec::new();
+    let mut has_parameters = false;
+    for (index, arg) in tool.args.iter().enumerate() {
+        let lent = format_ident!("lent_{index}");
+        match arg {
+            Arg::Parameter(parameter) => {
+                let ident = &parameter.ident;
+                has_parameters = true;
+                values.push(quote!(params.#ident));
+            }
+            Arg::Config(ty) => values.push(quote_spanned!(at(ty.span())=> &scope.backend().config)),
+            Arg::Lent(ty) => {
+                lets.push(lend_let(ty, backend, &lent, &scope, exclusive));
+                values.push(quote!(&#lent));
+            }
+            Arg::Exclusive(ty) => {
+                values
+                    .push(quote_spanned!(at(ty.span())=> <#ty as __rt::SessionOf<#backend>>::lend_mut(&mut exclusive)));
+            }
+        }
+    }
+    let ident = &tool.ident;
+    let call = match callee {
+        Callee::Method(ty) => quote_spanned!(span=> <#ty>::#ident(scope.backend(), #(#values),*)),
+        Callee::Function => quote_spanned!(span=> #ident(#(#values),*)),
+    };
+    let call = if blocking { call } else { quote_spanned!(span=> #call.await) };
+    let finish = exclusive.then(|| quote!(exclusive.finish();));
+    let output = &tool.output;
+    let into_json = quote_spanned!(at(output.span())=> <#output as __rt::ToolResult>::into_json(result));
+    let mut body = quote! {
+        #(#lets)*
+        let result = #call;
+        #finish
+        #into_json
+    };
+    if blocking {
+        body = quote!(scope.block(move |scope| { #body }).await?);
+    }
+    let params = if has_parameters { quote!(params) } else { quote!(_) };
+    let enter = if exclusive {
+        quote!(let (scope, mut exclusive) = call.enter_exclusive().await?;)
+    } else {
+        quote!(let scope = call.enter(__SESSION).await?;)
+    };
+    quote_spanned! {span=>
+        |mut call| __rt::Box::pin(async move {
+            let #params: __Params = call.params()?;
+            #enter
+            #body
+        })
+    }
+}
+
+/// Lends one value. Where the session is held alone, a failure leaves it whole: the method was not entered.
+fn lend_let(ty: &Type, backend: &Type, name: &Ident, scope: &TokenStream, exclusive: bool) -> TokenStream {
+    let lend = lend(ty, backend, &quote!(lend));
+    if !exclusive {
+        return quote!(let #name = #lend(#scope)?;);
+    }
+    quote! {
+        let #name = match #lend(#scope) {
+            __rt::StdResult::Ok(lent) => lent,
+            __rt::StdResult::Err(error) => {
+                exclusive.finish();
+                return __rt::StdResult::Err(error);
+            }
+        };
+    }
+}

@@ -1,0 +1,6 @@
+use sandbox_runtime::prelude::*;
+
+#[backend(name = "vm")]
+struct Vm;
+
+fn main() {}

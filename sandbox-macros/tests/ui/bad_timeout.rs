@@ -1,0 +1,15 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {
+    /// Click.
+    #[tool(timeout = "10 seconds")]
+    async fn click(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {}

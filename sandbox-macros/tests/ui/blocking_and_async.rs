@@ -1,0 +1,15 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {
+    /// Say hello.
+    #[tool(blocking)]
+    async fn hello(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {}

@@ -1,0 +1,15 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {
+    /// Say it.
+    #[tool]
+    async fn say(&self, text: Option<&str>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {}

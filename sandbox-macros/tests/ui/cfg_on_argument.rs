@@ -1,0 +1,15 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {
+    /// Click.
+    #[tool]
+    async fn click(&self, #[cfg(unix)] x: u32) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {}

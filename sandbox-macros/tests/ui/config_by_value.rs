@@ -1,0 +1,11 @@
+use sandbox_runtime::prelude::*;
+
+struct SearchConfig;
+
+/// Search.
+#[tool(name = "web:search", config = "apis.search")]
+async fn search(config: SearchConfig, query: String) -> Result<()> {
+    Ok(())
+}
+
+fn main() {}

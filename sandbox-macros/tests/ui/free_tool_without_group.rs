@@ -1,0 +1,9 @@
+use sandbox_runtime::prelude::*;
+
+/// Say hello.
+#[tool(name = "hello")]
+async fn hello() -> Result<()> {
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use sandbox_runtime::prelude::*;
+
+/// Say hello.
+#[tool]
+async fn hello() -> Result<()> {
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,15 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+struct VmSession;
+
+#[backend(name = "vm")]
+impl Vm {
+    async fn initialize(&self, image: String, size: u32) -> Result<VmSession> {
+        Ok(VmSession)
+    }
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {
+    fn new() -> Self {
+        Self
+    }
+}
+
+fn main() {}

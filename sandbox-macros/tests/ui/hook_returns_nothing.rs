@@ -1,0 +1,11 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {
+    async fn warmup(&self) {}
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+use sandbox_runtime::prelude::*;
+
+struct Vm {
+    size: usize,
+}
+
+#[backend(name = "vm")]
+impl Vm {
+
+}
+
+fn main() {}

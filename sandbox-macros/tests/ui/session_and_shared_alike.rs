@@ -1,0 +1,19 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+struct VmSession;
+
+#[backend(name = "vm")]
+impl Vm {
+    async fn initialize(&self) -> Result<VmSession> {
+        Ok(VmSession)
+    }
+
+    async fn warmup(&self) -> Result<VmSession> {
+        Ok(VmSession)
+    }
+}
+
+fn main() {}

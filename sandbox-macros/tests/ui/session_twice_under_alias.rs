@@ -1,0 +1,23 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+struct VmSession;
+
+type Machine = VmSession;
+
+#[backend(name = "vm")]
+impl Vm {
+    async fn initialize(&self) -> Result<VmSession> {
+        Ok(VmSession)
+    }
+
+    /// Click.
+    #[tool]
+    async fn click(&self, session: &VmSession, again: &Machine) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {}

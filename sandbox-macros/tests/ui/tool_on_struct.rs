@@ -1,0 +1,6 @@
+use sandbox_runtime::prelude::*;
+
+#[tool(name = "vm:click")]
+struct Click;
+
+fn main() {}

@@ -1,0 +1,15 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+// No attribute here.
+impl Vm {
+    /// Click.
+    #[tool]
+    async fn click(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+use sandbox_runtime::prelude::*;
+
+#[derive(Default)]
+struct Vm;
+
+#[backend(name = "vm")]
+impl Vm {}
+
+#[tools(name = "vm")]
+impl Vm {
+
+}
+
+fn main() {}

@@ -47,9 +47,9 @@ pub(crate) struct ConfigFile {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Server {
-    /// A running server, such as http://127.0.0.1:18890.
-    #[arg(long, value_name = "URL", env = "SANDBOX_SERVER")]
-    pub(crate) server: Option<String>,
+    /// A running server, such as `http://127.0.0.1:18890`.
+    #[arg(id = "server", long = "server", value_name = "URL", env = "SANDBOX_SERVER")]
+    pub(crate) url: Option<String>,
     /// Token of the server.
     #[arg(long, value_name = "TOKEN", env = "SANDBOX_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,

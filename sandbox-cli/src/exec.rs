@@ -16,8 +16,8 @@ use crate::{
     log, print,
 };
 
-pub(crate) fn run(args: Exec) -> ExitCode {
-    match execute(&args) {
+pub(crate) fn run(args: &Exec) -> ExitCode {
+    match execute(args) {
         Ok(answer) => show(&answer, args.json),
         Err(error) => print::errors(&error, NOT_RUN),
     }
@@ -46,7 +46,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 
 /// Runs the tool on the named server, or on one of its own.
 fn execute(args: &Exec) -> Result<Envelope, String> {
-    if let Some(url) = &args.server.server {
+    if let Some(url) = &args.server.url {
         return runtime()?.block_on(call(&client(url, &args.server)?, args));
     }
     let linked = Linked::discover();
@@ -105,10 +105,10 @@ async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, Strin
 
 /// One JSON object, or `key=value` pairs: a value is text where the schema takes a string, else JSON.
 fn params(given: &[String], tool: Option<&ToolInfo>) -> Result<Map<String, Value>, String> {
-    if let [one] = given {
-        if one.trim_start().starts_with('{') {
-            return serde_json::from_str(one).map_err(|error| format!("the parameters are not a JSON object: {error}"));
-        }
+    if let [one] = given
+        && one.trim_start().starts_with('{')
+    {
+        return serde_json::from_str(one).map_err(|error| format!("the parameters are not a JSON object: {error}"));
     }
     let mut params = Map::new();
     for pair in given {

@@ -33,7 +33,7 @@ const NOT_RUN: u8 = 2;
 pub fn main() -> ExitCode {
     match Args::parse().command {
         Command::Serve(args) => serve::run(args),
-        Command::Exec(args) => exec::run(args),
+        Command::Exec(args) => exec::run(&args),
         Command::Tools(args) => tools::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Sessions(args) => sessions::run(&args),

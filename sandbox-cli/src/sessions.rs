@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use crate::{FAILED, NOT_RUN, args::Sessions, exec, print};
 
 pub(crate) fn run(args: &Sessions) -> ExitCode {
-    let Some(url) = &args.server.server else {
+    let Some(url) = &args.server.url else {
         return print::errors(
             &"sessions live on a running server: name it with --server URL or SANDBOX_SERVER",
             NOT_RUN,
@@ -35,7 +33,7 @@ pub(crate) fn run(args: &Sessions) -> ExitCode {
         let remark = format!("{} until {}", text("status"), text("expires_at"));
         print::entry(&name, &remark, &text("session_id"));
     }
-    if data["count"] == Value::from(0) {
+    if data["count"] == 0 {
         print::line(format!("worker `{}` has no sessions", args.server.worker));
     }
     ExitCode::SUCCESS

@@ -8,7 +8,7 @@ use syn::{
     parse::{ParseStream, Parser},
 };
 
-use crate::errors::{Errors, suggestion};
+use crate::errors::{Errors, spelled, suggestion};
 
 /// Options of `#[backend(..)]`.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Entry {
         match self.value {
             Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })) => Some(text),
             Some(other) => {
-                let found = other.to_token_stream();
+                let found = spelled(&other);
                 errors.on(other, format!("`{key}` takes a string, found `{found}`; write `{key} = {example}`"));
                 None
             }
@@ -135,7 +135,7 @@ impl Entry {
         for element in elems {
             match element {
                 Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => texts.push(text),
-                other => errors.on(&other, format!("expected a string, found `{}`", other.to_token_stream())),
+                other => errors.on(&other, format!("expected a string, found `{}`", spelled(&other))),
             }
         }
         texts
@@ -319,7 +319,7 @@ fn number(literal: &Lit) -> syn::Result<Option<String>> {
 fn not_json(tokens: &impl ToTokens) -> syn::Error {
     let message = format!(
         "expected JSON, the value that the client would send, found `{}`; write a string, a number, `true`, `false`, `null`, `[..]` or `{{..}}`",
-        tokens.to_token_stream()
+        spelled(tokens)
     );
     syn::Error::new_spanned(tokens, message)
 }
@@ -375,7 +375,7 @@ mod tests {
     fn what_is_not_json_is_refused() {
         assert!(default(&parse_quote!(#[default])).unwrap_err().contains("needs a value"));
         assert!(default(&parse_quote!(#[default()])).unwrap_err().contains("is empty"));
-        assert!(default(&parse_quote!(#[default = Button::Left])).unwrap_err().contains("found `Button :: Left`"));
+        assert!(default(&parse_quote!(#[default = Button::Left])).unwrap_err().contains("found `Button::Left`"));
         assert!(default(&parse_quote!(#[default = 10u32])).unwrap_err().contains("write `10` without `u32`"));
         assert!(default(&parse_quote!(#[default = 'c'])).unwrap_err().contains("expected JSON"));
         assert!(default(&parse_quote!(#[default({a: 1})])).unwrap_err().contains("key in quotes"));
@@ -412,7 +412,19 @@ mod tests {
             &mut errors,
         );
         let messages = errors.messages();
-        assert!(messages[0].starts_with("expected an option"), "{messages:?}");
-        assert_eq!(messages.len(), 8 - 1 + usize::from(messages[0].contains("nothing")), "{messages:?}");
+        let expected = [
+            "unknown option `nam`: did you mean `name`?",
+            "option `group` stands twice",
+            "expected an option, as `key` or `key = value`, found `3`",
+            "`name` needs a value",
+            "`group` takes a string, found `1`",
+            "`hidden` takes no value",
+            "found \"10\"; write `timeout = \"10s\"`",
+            "`alias` takes a list of strings",
+        ];
+        assert_eq!(messages.len(), expected.len(), "{messages:#?}");
+        for (message, expected) in messages.iter().zip(expected) {
+            assert!(message.contains(expected), "{message}\nsays nothing of\n{expected}");
+        }
     }
 }

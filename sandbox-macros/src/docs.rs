@@ -13,7 +13,8 @@ pub(crate) fn text(attributes: &[Attribute]) -> String {
     for attribute in attributes.iter().filter(|attribute| is_doc(attribute)) {
         let Meta::NameValue(pair) = &attribute.meta else { continue };
         let Expr::Lit(ExprLit { lit: Lit::Str(line), .. }) = &pair.value else { continue };
-        lines.extend(line.value().lines().map(|line| line.trim_end().to_owned()));
+        // `split`, unlike `lines`, keeps the one empty line of an empty comment.
+        lines.extend(line.value().split('\n').map(|line| line.trim_end().to_owned()));
     }
     let indent = lines.iter().filter(|line| !line.is_empty()).map(|line| line.len() - line.trim_start().len()).min();
     let indent = indent.unwrap_or(0);

@@ -40,6 +40,30 @@ impl Errors {
     }
 }
 
+/// Source as a person would write it: the compiler's printer puts a space around every token.
+pub(crate) fn spelled(tokens: impl ToTokens) -> String {
+    let mut text = tokens.to_token_stream().to_string();
+    for (wide, narrow) in [
+        (" :: ", "::"),
+        (":: ", "::"),
+        (" ::", "::"),
+        (" < ", "<"),
+        ("< ", "<"),
+        (" >", ">"),
+        ("& ", "&"),
+        (" ,", ","),
+        (" : ", ": "),
+        (" ;", ";"),
+        ("( ", "("),
+        (" )", ")"),
+        ("[ ", "["),
+        (" ]", "]"),
+    ] {
+        text = text.replace(wide, narrow);
+    }
+    text
+}
+
 /// `; did you mean ..?` and the list of what is known, for a name that is not.
 pub(crate) fn suggestion(found: &str, known: &[&str]) -> String {
     let nearest = known
@@ -57,6 +81,12 @@ pub(crate) fn suggestion(found: &str, known: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn source_is_spelled_as_written() {
+        let ty: syn::Type = syn::parse_quote!(Option<&mut [std::sync::Arc<Self>; 3]>);
+        assert_eq!(spelled(ty), "Option<&mut [std::sync::Arc<Self>; 3]>");
+    }
 
     #[test]
     fn the_nearest_known_name_comes_first() {

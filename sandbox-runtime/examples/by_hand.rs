@@ -88,13 +88,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let worker = WorkerId::parse("me")?;
         let session: CreateSession = serde_json::from_str(r#"{ "worker_id": "me", "resource_type": "counter" }"#)?;
         executor.create_session(session).await?;
+        let mut sum = 0;
         for by in [1, 41] {
             let mut request = ExecuteRequest::new(worker.clone(), "counter:add");
             request.params = Some(serde_json::value::to_raw_value(&serde_json::json!({ "by": by }))?);
             let answer = executor.execute(request, Vec::new()).await;
             println!("{}", serde_json::to_string(&*answer)?);
+            sum += by;
+            assert_eq!(answer.data.as_ref().map(|data| data.get()), Some(&*format!("{{\"total\":{sum}}}")));
         }
         executor.shutdown(std::time::Duration::from_secs(1), true).await;
         Ok(())
     })
+}
+
+#[test]
+fn it_runs() {
+    main().expect("the example runs");
 }

@@ -153,6 +153,17 @@ fn bare() {
     });
 }
 
+#[derive(Serialize)]
+struct Answer<'a> {
+    success: bool,
+    code: u16,
+    message: &'a str,
+    data: &'a RawValue,
+    error: Option<()>,
+    temporary_session: bool,
+    meta: BTreeMap<&'a str, &'a str>,
+}
+
 async fn bare_execute(body: web::Bytes) -> HttpResponse {
     let request: Request = serde_json::from_slice(&body).unwrap();
     let params: Params = serde_json::from_str(request.params.get()).unwrap();
@@ -163,16 +174,6 @@ async fn bare_execute(body: web::Bytes) -> HttpResponse {
         ("resource_type", "bench"),
         ("trace_id", request.trace_id.as_deref().unwrap_or("")),
     ]);
-    #[derive(Serialize)]
-    struct Answer<'a> {
-        success: bool,
-        code: u16,
-        message: &'a str,
-        data: &'a RawValue,
-        error: Option<()>,
-        temporary_session: bool,
-        meta: BTreeMap<&'a str, &'a str>,
-    }
     let answer =
         Answer { success: true, code: 0, message: "success", data: &data, error: None, temporary_session: false, meta };
     HttpResponse::Ok().content_type("application/json").body(serde_json::to_vec(&answer).unwrap())

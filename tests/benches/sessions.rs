@@ -1,7 +1,7 @@
 //! Sessions: many at once, their memory, and the start of the server.
 //!
 //! `cargo bench -p sandbox-tests --bench sessions [-- ROUNDS]`.
-#![expect(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark program")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark program")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -156,7 +156,6 @@ impl Server {
         stream
     }
 
-    #[expect(clippy::unused_self, reason = "reads as the server's request")]
     fn create(&self, worker: &str, initialize_ms: u64) -> Vec<u8> {
         let body = format!(
             r#"{{"worker_id":"{worker}","resource_type":"bench","session_config":{{"initialize_ms":{initialize_ms}}}}}"#
@@ -164,12 +163,10 @@ impl Server {
         request("/session/create", body.as_bytes())
     }
 
-    #[expect(clippy::unused_self, reason = "reads as the server's request")]
     fn disconnect(&self, worker: &str) -> Vec<u8> {
         request("/worker/disconnect", format!(r#"{{"worker_id":"{worker}"}}"#).as_bytes())
     }
 
-    #[expect(clippy::unused_self, reason = "reads as the server's request")]
     fn execute(&self, worker: &str) -> Vec<u8> {
         let body = format!(
             r#"{{"worker_id":"{worker}","action":"bench:noop","params":{{"x":1,"y":2,"button":"left","text":"t"}}}}"#

@@ -1,6 +1,7 @@
 //! Starts servers, sends requests, and leaves nothing behind.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
@@ -79,7 +80,7 @@ impl Server {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         stream
     }
 
@@ -153,7 +154,7 @@ pub(crate) fn send(stream: &mut TcpStream, method: &str, path: &str, headers: &[
         request.push_str("Host: 127.0.0.1\r\n");
     }
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        write!(request, "{name}: {value}\r\n").unwrap();
     }
     request.push_str("\r\n");
     stream.write_all(request.as_bytes()).unwrap();

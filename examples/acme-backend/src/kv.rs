@@ -22,7 +22,8 @@ impl KeyValue {
     }
 
     async fn cleanup(&self, store: Store) -> Result<()> {
-        Ok(drop(store))
+        drop(store);
+        Ok(())
     }
 
     /// Set a key to a value; answers how many values were set in all sessions together.

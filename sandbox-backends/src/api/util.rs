@@ -13,7 +13,6 @@ pub struct Echo {
 
 /// Send a message back, to see that the server is there.
 #[tool(name = "util:echo", read_only, idempotent)]
-#[expect(clippy::unused_async, reason = "a tool is async, or runs on a thread of its own")]
 async fn echo(
     /// Any text.
     message: String,

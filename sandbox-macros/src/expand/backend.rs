@@ -2,17 +2,18 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Type, parse_quote, spanned::Spanned};
+use syn::{Ident, Type, parse_quote, spanned::Spanned};
 
 use crate::{
     expand::{
-        at, in_const, location, option,
+        at, in_const, location, option, path_on,
         tool::{self, Callee},
     },
     model::{
         arg::Arg,
         backend::Backend,
         lifecycle::{Hook, HookArg, Hooks},
+        ok_type,
         tool::FreeTool,
     },
 };
@@ -58,8 +59,8 @@ pub(crate) fn stand_in(backend: &Backend) -> TokenStream {
         impl __rt::Backend for #self_ty {
             type Config = __rt::NoConfig;
             type SessionConfig = __rt::NoConfig;
-            type Session = #session;
-            type Shared = #shared;
+            #session
+            #shared
             const ABOUT: __rt::About = __rt::About {
                 name: "",
                 description: "",
@@ -201,37 +202,54 @@ fn associated_types(hooks: &Hooks) -> TokenStream {
     quote! {
         type Config = #config;
         type SessionConfig = #session_config;
-        type Session = #session;
-        type Shared = #shared;
+        #session
+        #shared
     }
 }
 
 fn session_type(hooks: &Hooks) -> TokenStream {
-    returned(hooks.initialize.as_ref()).unwrap_or_else(|| quote!(__rt::NoSession))
+    returned("Session", hooks.initialize.as_ref(), &quote!(__rt::NoSession))
 }
 
 fn shared_type(hooks: &Hooks) -> TokenStream {
-    returned(hooks.warmup.as_ref()).unwrap_or_else(|| quote!(()))
+    returned("Shared", hooks.warmup.as_ref(), &quote!(()))
 }
 
-fn returned(hook: Option<&Hook>) -> Option<TokenStream> {
-    let output = hook?.output.as_ref()?;
-    Some(quote_spanned!(at(output.span())=> <#output as __rt::HookResult>::Value))
+/// `type Name = ..;`, what a lifecycle method returns in `Ok`.
+fn returned(name: &str, hook: Option<&Hook>, otherwise: &TokenStream) -> TokenStream {
+    let Some(output) = hook.and_then(|hook| hook.output.as_ref()) else {
+        let name = format_ident!("{name}");
+        return quote!(type #name = #otherwise;);
+    };
+    let name = Ident::new(name, at(output.span()));
+    // Spelled `Result<T, ..>`, it is `T`; a wrong guess does not compile. Asking the type system each time would make
+    // a wrong error type a mistake of everything that mentions the session.
+    let ty = match ok_type(output) {
+        Some(ty) => quote!(#ty),
+        None => path_on(output, &quote_spanned!(output.span()=> __rt::HookResult), "Value"),
+    };
+    quote_spanned!(at(output.span())=> type #name = #ty;)
 }
 
 /// The call of a lifecycle method: what is lent before it, and its result.
-fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &TokenStream) -> (TokenStream, TokenStream) {
+fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &str) -> (TokenStream, TokenStream) {
     let phase = format_ident!("{phase}");
     let mut lets = Vec::new();
     let mut values: Vec<TokenStream> = receiver.into_iter().collect();
     for (index, arg) in hook.args.iter().enumerate() {
         match arg {
-            HookArg::Value(ty) | HookArg::Session(ty) => values.push(quote_spanned!(at(ty.span())=> #by_value)),
+            HookArg::Value(ty) | HookArg::Session(ty) => {
+                let name = Ident::new(by_value, at(ty.span()));
+                values.push(quote!(#name));
+            }
             HookArg::Lent(ty) => {
                 let lent = format_ident!("lent_{index}");
-                lets.push(quote_spanned! {at(ty.span())=>
-                    let #lent = <#ty as __rt::Lend<__rt::HookScope<Self, __rt::#phase>, _>>::lend(scope)?;
-                });
+                let lend = path_on(
+                    ty,
+                    &quote_spanned!(ty.span()=> __rt::Lend<__rt::HookScope<Self, __rt::#phase>, _>),
+                    "lend",
+                );
+                lets.push(quote!(let #lent = #lend(scope)?;));
                 values.push(quote!(&#lent));
             }
         }
@@ -239,8 +257,9 @@ fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &Toke
     let (ident, output) = (&hook.ident, &hook.output);
     let wait = hook.is_async.then(|| quote!(.await));
     let called = quote_spanned!(at(ident.span())=> Self::#ident(#(#values),*)#wait);
-    let result = quote_spanned!(at(output.span())=> <#output as __rt::HookResult>::into_result(#called));
-    (quote!(#(#lets)*), result)
+    let into_result =
+        output.as_ref().map(|output| path_on(output, &quote_spanned!(output.span()=> __rt::HookResult), "into_result"));
+    (quote!(#(#lets)*), quote!(#into_result(#called)))
 }
 
 fn new(hooks: &Hooks, self_ty: &Type) -> TokenStream {
@@ -252,7 +271,7 @@ fn new(hooks: &Hooks, self_ty: &Type) -> TokenStream {
             }
         };
     };
-    let (lets, result) = call(hook, "New", None, &quote!(config));
+    let (lets, result) = call(hook, "New", None, "config");
     let (config, scope) = (pattern("config", hook.value().is_some()), pattern("scope", !lets.is_empty()));
     quote_spanned! {at(hook.ident.span())=>
         async fn new(#config: Self::Config, #scope: &__rt::HookScope<Self, __rt::New>) -> __rt::Result<Self> {
@@ -263,7 +282,7 @@ fn new(hooks: &Hooks, self_ty: &Type) -> TokenStream {
 }
 
 /// The name of an argument, or `_name` where nothing uses it.
-fn pattern(name: &str, used: bool) -> syn::Ident {
+fn pattern(name: &str, used: bool) -> Ident {
     if used { format_ident!("{name}") } else { format_ident!("_{name}") }
 }
 
@@ -275,7 +294,7 @@ fn warmup(hooks: &Hooks) -> TokenStream {
             }
         };
     };
-    let (lets, result) = call(hook, "Warmup", Some(quote!(self)), &quote!());
+    let (lets, result) = call(hook, "Warmup", Some(quote!(self)), "");
     let scope = pattern("scope", !lets.is_empty());
     quote_spanned! {at(hook.ident.span())=>
         async fn warmup(self: &__rt::Arc<Self>, #scope: &__rt::HookScope<Self, __rt::Warmup>) -> __rt::Result<Self::Shared> {
@@ -287,7 +306,7 @@ fn warmup(hooks: &Hooks) -> TokenStream {
 
 fn shutdown(hooks: &Hooks) -> Option<TokenStream> {
     let hook = hooks.shutdown.as_ref()?;
-    let (lets, result) = call(hook, "Shutdown", Some(quote!(self)), &quote!(shared));
+    let (lets, result) = call(hook, "Shutdown", Some(quote!(self)), "shared");
     let (shared, scope) = (pattern("shared", hook.value().is_some()), pattern("scope", !lets.is_empty()));
     Some(quote_spanned! {at(hook.ident.span())=>
         async fn shutdown(
@@ -318,7 +337,7 @@ fn initialize(hooks: &Hooks) -> TokenStream {
             }
         };
     };
-    let (lets, result) = call(hook, "Initialize", Some(quote!(self)), &quote!(config));
+    let (lets, result) = call(hook, "Initialize", Some(quote!(self)), "config");
     let (config, scope) = (pattern("config", hook.value().is_some()), pattern("scope", !lets.is_empty()));
     quote_spanned! {at(hook.ident.span())=>
         async fn initialize(
@@ -334,7 +353,7 @@ fn initialize(hooks: &Hooks) -> TokenStream {
 
 fn cleanup(hooks: &Hooks) -> Option<TokenStream> {
     let hook = hooks.cleanup.as_ref()?;
-    let (lets, result) = call(hook, "Cleanup", Some(quote!(self)), &quote!(value));
+    let (lets, result) = call(hook, "Cleanup", Some(quote!(self)), "value");
     let scope = pattern("scope", !lets.is_empty());
     // What fails with the session still in its place is tried again.
     let body = if hook.value().is_some() {

@@ -1,12 +1,14 @@
 //! From tokens to tokens: the author's item, its attributes stripped, and the generated code beside it.
 
 mod backend;
+#[cfg(test)]
+mod golden;
 mod params;
 mod tool;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Item, ItemFn, ItemImpl};
+use syn::{Ident, Item, ItemFn, ItemImpl, Type};
 
 use crate::{
     attr::ToolOptions,
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// `#[backend(..)]`.
-pub(crate) fn backend(options: TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn backend(options: TokenStream, item: &TokenStream) -> TokenStream {
     on_impl(item, "#[backend(..)]", |item, errors| {
         let model = Backend::parse(options, item, errors)?;
         Some(if errors.len() == 0 { backend::expand(&model) } else { backend::stand_in(&model) })
@@ -26,15 +28,15 @@ pub(crate) fn backend(options: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// `#[tools]`.
-pub(crate) fn tools(options: TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn tools(options: &TokenStream, item: &TokenStream) -> TokenStream {
     on_impl(item, "#[tools]", |item, errors| {
-        let model = ToolsBlock::parse(&options, item, errors)?;
+        let model = ToolsBlock::parse(options, item, errors)?;
         (errors.len() == 0).then(|| tool::expand_block(&model))
     })
 }
 
 /// `#[tool(..)]` on a free function; methods are read by their block.
-pub(crate) fn tool(options: TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn tool(options: TokenStream, item: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let mut function: ItemFn = match syn::parse2(item.clone()) {
         Ok(function) => function,
@@ -53,7 +55,7 @@ pub(crate) fn tool(options: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 fn on_impl(
-    item: TokenStream,
+    item: &TokenStream,
     attribute: &str,
     expand: impl FnOnce(&mut ItemImpl, &mut Errors) -> Option<TokenStream>,
 ) -> TokenStream {
@@ -88,6 +90,14 @@ fn in_const(cfgs: &[syn::Attribute], items: &TokenStream) -> TokenStream {
             #items
         };
     }
+}
+
+/// `<ty as bound>::item` under the whole of `ty`: where several errors are one, the compiler then shows one.
+fn path_on(ty: &Type, bound: &TokenStream, item: &str) -> TokenStream {
+    let mut spans = ty.to_token_stream().into_iter().map(|token| token.span());
+    let first = spans.next().unwrap_or_else(Span::call_site);
+    let (open, item) = (quote_spanned!(first=> <), Ident::new(item, spans.last().unwrap_or(first)));
+    quote!(#open #ty as #bound>::#item)
 }
 
 /// A span where errors of generated code are shown; lints still know that no author wrote it.

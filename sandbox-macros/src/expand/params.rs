@@ -1,9 +1,15 @@
 //! The parameters of one tool as a struct, and their defaults.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 
-use crate::model::{arg::Arg, arg::Parameter, tool::Tool};
+use crate::{
+    expand::at,
+    model::{
+        arg::{Arg, Parameter},
+        tool::Tool,
+    },
+};
 
 fn parameters(tool: &Tool) -> impl Iterator<Item = &Parameter> {
     tool.args.iter().filter_map(|arg| if let Arg::Parameter(parameter) = arg { Some(&**parameter) } else { None })
@@ -15,7 +21,8 @@ pub(crate) fn definition(tool: &Tool) -> TokenStream {
     let deny =
         if parameters(tool).any(|parameter| parameter.flatten) { None } else { Some(quote!(, deny_unknown_fields)) };
     let fields = parameters(tool).map(|Parameter { attributes, ident, ty, .. }| quote!(#(#attributes)* #ident: #ty));
-    quote! {
+    // What the derives say without a place of their own is said on the tool.
+    quote_spanned! {at(tool.ident.span())=>
         #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]
         #[serde(crate = "__rt::serde" #deny)]
         #[schemars(crate = "__rt::schemars")]

@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{Ident, Type, spanned::Spanned};
 
 use crate::{
-    expand::{at, in_const, location, option, params},
+    expand::{at, in_const, location, option, params, path_on},
     model::{arg::Arg, backend::ToolsBlock, tool::Tool},
 };
 
@@ -14,12 +14,23 @@ pub(crate) fn expand_block(block: &ToolsBlock) -> TokenStream {
     let ToolsBlock { self_ty, cfgs, tools } = block;
     let tools = tools.iter().map(|tool| literal(tool, self_ty, Callee::Method(self_ty)));
     let location = location(self_ty.span());
+    let call = quote_spanned!(at(self_ty.span())=> __block());
+    let bound = quote_spanned!(self_ty.span()=> __rt::Backend);
+    // The bound is taken for granted inside, so that a type that is no backend is one mistake and not one in each line.
     let items = quote! {
-        const __TOOLS: &[__rt::Tool<#self_ty>] = &[#(#tools),*];
+        const fn __block() -> __rt::ToolBlock
+        where
+            #self_ty: #bound,
+        {
+            __rt::ToolBlock::of::<#self_ty>(
+                &const { &[#(#tools),*] as &'static [__rt::Tool<#self_ty>] },
+                #location,
+            )
+        }
 
         #[__rt::linkme::distributed_slice(__rt::TOOL_BLOCKS)]
         #[linkme(crate = __rt::linkme)]
-        static __BLOCK: __rt::ToolBlock = __rt::ToolBlock::of::<#self_ty>(&__TOOLS, #location);
+        static __BLOCK: __rt::ToolBlock = #call;
     };
     in_const(cfgs, &items)
 }
@@ -39,18 +50,19 @@ pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenS
     let params = params::definition(tool);
     let defaults = params::defaults(tool);
     let session = session_use(tool, backend);
-    let run = run(tool, backend, callee);
+    let checks = session_checks(tool, backend);
+    let run = run(tool, backend, callee, &session);
     let location = location(tool.name_span);
     let aliases = &options.aliases;
     let group = option(options.group.as_ref());
     let timeout = option(options.timeout_ms.map(|ms| quote!(__rt::Duration::from_millis(#ms))));
     let (hidden, idempotent, read_only) = (options.hidden, options.idempotent, options.read_only);
-    let value = quote_spanned!(at(output.span())=> <#output as __rt::ToolResult>::Value);
+    let value = path_on(output, &quote_spanned!(output.span()=> __rt::ToolResult), "Value");
     quote! {
         #(#cfgs)*
         {
             #params
-            #session
+            #checks
             __rt::Tool {
                 name: #name,
                 description: #description,
@@ -60,7 +72,7 @@ pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenS
                 idempotent: #idempotent,
                 read_only: #read_only,
                 timeout: #timeout,
-                session: __SESSION,
+                session: #session,
                 input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                 output_schema: <#value as __rt::schemars::JsonSchema>::json_schema,
                 defaults: #defaults,
@@ -71,39 +83,48 @@ pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenS
     }
 }
 
-/// `const __SESSION`: by type, since only the type system knows which borrow is the session.
+fn lent(tool: &Tool) -> impl Iterator<Item = &Type> {
+    tool.args.iter().filter_map(|arg| if let Arg::Lent(ty) = arg { Some(ty) } else { None })
+}
+
+fn is_exclusive(tool: &Tool) -> bool {
+    tool.args.iter().any(|arg| matches!(arg, Arg::Exclusive(_)))
+}
+
+/// How the tool uses the session, by type: only the type system knows which borrow is the session.
 fn session_use(tool: &Tool, backend: &Type) -> TokenStream {
-    let lent: Vec<&Type> =
-        tool.args.iter().filter_map(|arg| if let Arg::Lent(ty) = arg { Some(ty) } else { None }).collect();
-    let is_session: Vec<TokenStream> = lent.iter().map(|ty| lend(ty, backend, &quote!(IS_SESSION))).collect();
-    let exclusive = tool.args.iter().any(|arg| matches!(arg, Arg::Exclusive(_)));
-    let session = match (exclusive, is_session.is_empty()) {
+    let is_session: Vec<TokenStream> = lent(tool).map(|ty| lend(ty, backend, "IS_SESSION")).collect();
+    match (is_exclusive(tool), is_session.is_empty()) {
         (true, _) => quote!(__rt::SessionUse::Exclusive),
         (false, true) => quote!(__rt::SessionUse::None),
-        (false, false) => quote!(if #(#is_session)||* { __rt::SessionUse::Shared } else { __rt::SessionUse::None }),
-    };
-    let message = "the session is borrowed twice by this tool; take it once, by `&` or by `&mut`";
-    let checks = lent.iter().enumerate().filter(|(index, _)| exclusive || *index > 0).map(|(index, ty)| {
-        let this = &is_session[index];
-        let earlier = &is_session[..index];
-        let twice = if exclusive { quote!(#this) } else { quote!(#this && (#(#earlier)||*)) };
-        quote_spanned!(at(ty.span())=> const _: () = ::core::assert!(!(#twice), #message);)
-    });
-    quote! {
-        const __SESSION: __rt::SessionUse = #session;
-        #(#checks)*
+        (false, false) => {
+            quote!(if #(#is_session)||* { __rt::SessionUse::Shared } else { __rt::SessionUse::None })
+        }
     }
 }
 
+/// Refuses a session that is borrowed twice under different names of its type.
+fn session_checks(tool: &Tool, backend: &Type) -> TokenStream {
+    let exclusive = is_exclusive(tool);
+    let is_session: Vec<TokenStream> = lent(tool).map(|ty| lend(ty, backend, "IS_SESSION")).collect();
+    let message = "the session is borrowed twice by this tool; take it once, by `&` or by `&mut`";
+    let checks = lent(tool).enumerate().filter(|(index, _)| exclusive || *index > 0).map(|(index, ty)| {
+        let (this, earlier) = (&is_session[index], &is_session[..index]);
+        let twice = if exclusive { quote!(#this) } else { quote!(#this && (#(#earlier)||*)) };
+        quote_spanned!(at(ty.span())=> const { ::core::assert!(!(#twice), #message) };)
+    });
+    checks.collect()
+}
+
 /// `<T as Lend<CallScope<Backend>, _>>::item`.
-fn lend(ty: &Type, backend: &Type, item: &TokenStream) -> TokenStream {
-    quote_spanned!(at(ty.span())=> <#ty as __rt::Lend<__rt::CallScope<#backend>, _>>::#item)
+fn lend(ty: &Type, backend: &Type, item: &str) -> TokenStream {
+    path_on(ty, &quote_spanned!(ty.span()=> __rt::Lend<__rt::CallScope<#backend>, _>), item)
 }
 
 /// The function that runs one call.
-fn run(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
+fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -> TokenStream {
     let span = at(tool.ident.span());
-    let exclusive = tool.args.iter().any(|arg| matches!(arg, Arg::Exclusive(_)));
+    let exclusive = is_exclusive(tool);
     let blocking = tool.options.blocking;
     let scope = if blocking { quote!(scope) } else { quote!(&scope) };
     let mut lets = Vec::new();
@@ -123,8 +144,10 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
                 values.push(quote!(&#lent));
             }
             Arg::Exclusive(ty) => {
-                values
-                    .push(quote_spanned!(at(ty.span())=> <#ty as __rt::SessionOf<#backend>>::lend_mut(&mut exclusive)));
+                values.push({
+                    let lend_mut = path_on(ty, &quote_spanned!(ty.span()=> __rt::SessionOf<#backend>), "lend_mut");
+                    quote!(#lend_mut(&mut exclusive))
+                });
             }
         }
     }
@@ -136,12 +159,12 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
     let call = if blocking { call } else { quote_spanned!(span=> #call.await) };
     let finish = exclusive.then(|| quote!(exclusive.finish();));
     let output = &tool.output;
-    let into_json = quote_spanned!(at(output.span())=> <#output as __rt::ToolResult>::into_json(result));
+    let into_json = path_on(output, &quote_spanned!(output.span()=> __rt::ToolResult), "into_json");
     let mut body = quote! {
         #(#lets)*
         let result = #call;
         #finish
-        #into_json
+        #into_json(result)
     };
     if blocking {
         body = quote!(scope.block(move |scope| { #body }).await?);
@@ -150,7 +173,7 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
     let enter = if exclusive {
         quote!(let (scope, mut exclusive) = call.enter_exclusive().await?;)
     } else {
-        quote!(let scope = call.enter(__SESSION).await?;)
+        quote!(let scope = call.enter(#session).await?;)
     };
     quote_spanned! {span=>
         |mut call| __rt::Box::pin(async move {
@@ -163,7 +186,7 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
 
 /// Lends one value. Where the session is held alone, a failure leaves it whole: the method was not entered.
 fn lend_let(ty: &Type, backend: &Type, name: &Ident, scope: &TokenStream, exclusive: bool) -> TokenStream {
-    let lend = lend(ty, backend, &quote!(lend));
+    let lend = lend(ty, backend, "lend");
     if !exclusive {
         return quote!(let #name = #lend(#scope)?;);
     }

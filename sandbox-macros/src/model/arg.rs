@@ -1,6 +1,5 @@
 //! One argument: by value a parameter that the client sends, by reference injected by the runtime.
 
-use quote::ToTokens;
 use syn::{
     Attribute, FnArg, Ident, Meta, Pat, PatType, Receiver, ReceiverKind, Signature, Token, Type, ext::IdentExt,
     punctuated::Punctuated,
@@ -8,7 +7,7 @@ use syn::{
 
 use crate::{
     attr, docs,
-    errors::Errors,
+    errors::{Errors, spelled},
     model::{Contents, alike},
 };
 
@@ -78,7 +77,7 @@ pub(crate) fn check_receiver(receiver: &Receiver, errors: &mut Errors) {
             if let Some(lifetime) = Contents::of(ty).lifetime {
                 errors.on(lifetime, "leave the lifetime out: borrows of arguments need no name");
             } else if !matches!(passing(ty), Passing::Ref(_)) {
-                errors.on(ty, format!("`{}` is no receiver of a backend; {advice}", ty.to_token_stream()));
+                errors.on(ty, format!("`{}` is no receiver of a backend; {advice}", spelled(ty)));
             }
         }
         _ => errors.on(receiver, format!("this receiver is not known; {advice}")),
@@ -96,7 +95,7 @@ pub(crate) fn typed(signature: &mut Signature) -> impl Iterator<Item = &mut PatT
 /// Notes `#[cfg]` on an argument, and takes it away.
 pub(crate) fn refuse_cfg(attributes: &mut Vec<Attribute>, what: &str, errors: &mut Errors) {
     for attribute in attributes.iter().filter(|a| a.path().is_ident("cfg") || a.path().is_ident("cfg_attr")) {
-        let found = attribute.path().to_token_stream();
+        let found = spelled(attribute.path());
         errors.on(
             attribute,
             format!("`#[{found}]` cannot stand on {what}; put it on a whole tool, or on the whole block"),
@@ -108,7 +107,7 @@ pub(crate) fn refuse_cfg(attributes: &mut Vec<Attribute>, what: &str, errors: &m
 /// Notes what can never be borrowed from the runtime. Everything else is for the type system to judge.
 pub(crate) fn check_borrow(whole: &Type, inner: &Type, errors: &mut Errors) -> bool {
     let before = errors.len();
-    let found = whole.to_token_stream().to_string().replace("& ", "&").replace("' ", "'");
+    let found = spelled(whole);
     let by_value = |owned: &str| {
         format!(
             "`{found}` cannot be injected: what is borrowed comes from the runtime, what the client sends is taken by value; write `{owned}`"
@@ -123,7 +122,7 @@ pub(crate) fn check_borrow(whole: &Type, inner: &Type, errors: &mut Errors) -> b
         Type::Path(path) if path.path.is_ident("str") => errors.on(whole, by_value("String")),
         Type::Path(path) if path.path.is_ident("Path") => errors.on(whole, by_value("PathBuf")),
         Type::Slice(slice) => {
-            let element = slice.elem.to_token_stream().to_string().replace(' ', "");
+            let element = spelled(&slice.elem);
             errors.on(whole, by_value(&format!("Vec<{element}>")));
         }
         Type::TraitObject(_) => {
@@ -163,7 +162,7 @@ pub(crate) fn parse(argument: &mut PatType, errors: &mut Errors) -> Option<Arg> 
     };
     let attributes: Vec<Attribute> = attributes;
     for attribute in default.iter().chain(attributes.iter().filter(|attribute| !docs::is_doc(attribute))) {
-        let name = attribute.path().to_token_stream();
+        let name = spelled(attribute.path());
         errors.on(attribute, format!("`#[{name}]` is for what the client sends, and this argument is injected; remove it, or take the argument by value"));
     }
     if !check_borrow(whole, inner, errors) {
@@ -183,7 +182,7 @@ fn parameter(
     let ident = match pattern {
         Pat::Ident(name) if name.by_ref.is_none() && name.subpat.is_none() => Some(&name.ident),
         _ => {
-            let found = pattern.to_token_stream();
+            let found = spelled(pattern);
             errors.on(pattern, format!("a parameter needs one name, under which the client sends it, found the pattern `{found}`; take it apart inside the function"));
             None
         }
@@ -290,5 +289,5 @@ pub(crate) fn check_together(args: &[Arg], session: Option<&Type>, errors: &mut 
 }
 
 fn borrowed_twice(ty: &Type) -> String {
-    format!("the session `{}` is borrowed twice; take it once, by `&` or by `&mut`", ty.to_token_stream())
+    format!("the session `{}` is borrowed twice; take it once, by `&` or by `&mut`", spelled(ty))
 }

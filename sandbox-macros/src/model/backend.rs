@@ -1,13 +1,12 @@
 //! A block of methods: the `#[backend]` block of a type, and its further `#[tools]` blocks.
 
 use proc_macro2::TokenStream;
-use quote::ToTokens;
 use syn::{Attribute, ImplItem, ItemImpl, Type};
 
 use crate::{
     attr::{self, BackendOptions, ToolOptions},
     docs,
-    errors::Errors,
+    errors::{Errors, spelled},
     model::{
         check_name, check_section,
         lifecycle::{Hook, Hooks, Phase},
@@ -125,7 +124,7 @@ fn cfgs(attributes: &[Attribute]) -> Vec<Attribute> {
 /// Notes a block that is no plain `impl Type`; whether it is one.
 fn check_block(item: &ItemImpl, attribute: &str, errors: &mut Errors) -> bool {
     let before = errors.len();
-    let ty = item.self_ty.to_token_stream();
+    let ty = spelled(&item.self_ty);
     if let Some((path, _)) = &item.trait_ {
         errors.on(path, format!("`{attribute}` stands on the type's own block, found an implementation of a trait; write `impl {ty} {{ .. }}`"));
     }

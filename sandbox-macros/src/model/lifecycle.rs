@@ -1,10 +1,10 @@
 //! The lifecycle methods: `new`, `warmup`, `shutdown`, `initialize`, `cleanup`.
 
-use quote::ToTokens;
 use syn::{Attribute, Ident, Signature, Type};
 
 use crate::{
-    errors::Errors,
+    docs,
+    errors::{Errors, spelled},
     model::{
         Contents, alike,
         arg::{self, Passing},
@@ -121,6 +121,7 @@ impl Hook {
         let mut args: Vec<HookArg> = Vec::new();
         for argument in arg::typed(signature) {
             arg::refuse_cfg(&mut argument.attrs, "an argument", errors);
+            refuse_attributes(&mut argument.attrs, errors);
             args.extend(parse_arg(phase, &argument.ty, &args, errors));
         }
         if phase == Phase::Cleanup && !args.iter().any(|arg| !matches!(arg, HookArg::Lent(_))) {
@@ -139,6 +140,17 @@ impl Hook {
     pub(crate) fn value(&self) -> Option<&Type> {
         self.args.iter().find_map(|arg| if let HookArg::Value(ty) = arg { Some(ty) } else { None })
     }
+}
+
+/// Takes doc comments off an argument, which the language allows only where a macro does so, and notes what is for tools.
+fn refuse_attributes(attributes: &mut Vec<Attribute>, errors: &mut Errors) {
+    attributes.retain(|attribute| {
+        let name = ["default", "serde", "schemars"].into_iter().find(|name| attribute.path().is_ident(name));
+        if let Some(name) = name {
+            errors.on(attribute, format!("`#[{name}]` is for the parameters of tools; put it on a field of the configuration"));
+        }
+        name.is_none() && !docs::is_doc(attribute)
+    });
 }
 
 fn parse_arg(phase: Phase, whole: &Type, earlier: &[HookArg], errors: &mut Errors) -> Option<HookArg> {
@@ -161,10 +173,10 @@ fn parse_arg(phase: Phase, whole: &Type, earlier: &[HookArg], errors: &mut Error
         }
         Passing::Value(ty) => {
             if phase == Phase::Warmup || taken {
-                let (found, takes, expected) = (ty.to_token_stream(), phase.by_value(), phase.expected());
+                let (found, by_value, expected) = (spelled(ty), phase.by_value(), phase.expected());
                 errors.on(
                     ty,
-                    format!("`{name}` takes {takes}, and everything else by `&`; found `{found}`; write `{expected}`"),
+                    format!("`{name}` takes {by_value}, and everything else by `&`; found `{found}`; write `{expected}`"),
                 );
                 return None;
             }
@@ -192,7 +204,7 @@ fn check_output(phase: Phase, output: &Type, errors: &mut Errors) {
     } else if let Some(found) = contents.lifetime {
         errors.on(found, "the runtime keeps this value, so its type has no lifetime; return an owned type");
     }
-    let found = output.to_token_stream().to_string().replace(' ', "");
+    let found = spelled(output);
     if found == "Self" || found.starts_with("Option<") || is_unit(output) {
         let (name, example) = (phase.name(), phase.output_example());
         errors.on(output, format!("`{name}` returns a `Result`, found `{found}`; write `-> {example}`"));
@@ -238,15 +250,16 @@ impl Hooks {
             errors.on(&cleanup.ident, format!("`cleanup` ends what `initialize` makes, and there is no `initialize`; add `{expected}`, or do this in `shutdown`"));
         }
         if let (Some(ty), None) = (self.shutdown.as_ref().and_then(Hook::value), &self.warmup) {
-            let found = ty.to_token_stream();
+            let found = spelled(ty);
             errors.on(ty, format!("`shutdown` takes by value what `warmup` returned, and there is no `warmup`; add `async fn warmup(&self) -> Result<{found}>`, or remove this argument"));
         }
         let shared = self.warmup.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type);
-        if let (Some(session), Some(shared)) = (self.session(), shared) {
-            if alike(session, shared) && !is_unit(session) {
-                let found = session.to_token_stream();
-                errors.on(session, format!("session and shared state must be two types, and `warmup` returns `{found}` too: a borrow `&{found}` could be either; wrap one of them in a struct of its own"));
-            }
+        if let (Some(session), Some(shared)) = (self.session(), shared)
+            && alike(session, shared)
+            && !is_unit(session)
+        {
+            let found = spelled(session);
+            errors.on(session, format!("session and shared state must be two types, and `warmup` returns `{found}` too: a borrow `&{found}` could be either; wrap one of them in a struct of its own"));
         }
     }
 }

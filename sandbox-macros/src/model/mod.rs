@@ -8,7 +8,7 @@ pub(crate) mod tool;
 use quote::ToTokens;
 use syn::{LitStr, ReturnType, Signature, Type, visit::Visit};
 
-use crate::errors::Errors;
+use crate::errors::{Errors, spelled};
 
 /// Most characters that model APIs allow in `group__tool`.
 pub(crate) const MAX_API_NAME: usize = 64;
@@ -54,7 +54,7 @@ pub(crate) fn check_plain(signature: &Signature, what: &str, errors: &mut Errors
             syn::GenericParam::Lifetime(_) => "leave the lifetime out: borrows of arguments need no name",
             _ => "write a concrete type: its schema is made at compile time",
         };
-        errors.on(parameter, format!("{what} cannot be generic, found `{}`; {advice}", parameter.to_token_stream()));
+        errors.on(parameter, format!("{what} cannot be generic, found `{}`; {advice}", spelled(parameter)));
     }
     if let (true, Some(clause)) = (signature.generics.params.is_empty(), &signature.generics.where_clause) {
         errors.on(clause, format!("{what} cannot be generic, so it takes no `where` clause; remove it"));
@@ -141,13 +141,13 @@ pub(crate) fn alike(one: &impl ToTokens, other: &impl ToTokens) -> bool {
     one.to_token_stream().to_string() == other.to_token_stream().to_string()
 }
 
-/// `T` of a type spelled `..Result<T>` or `..Result<T, E>`.
+/// `T` of a type spelled `Result<T>` or `Result<T, E>`.
 pub(crate) fn ok_type(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;
     let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
     match arguments.args.first()? {
-        syn::GenericArgument::Type(ty) if last.ident.to_string().ends_with("Result") => Some(ty),
+        syn::GenericArgument::Type(ty) if last.ident == "Result" => Some(ty),
         _ => None,
     }
 }

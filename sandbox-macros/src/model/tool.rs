@@ -1,13 +1,12 @@
 //! One tool: a method of a backend, or a free function.
 
 use proc_macro2::Span;
-use quote::ToTokens;
 use syn::{Attribute, FnArg, Ident, LitStr, Pat, Signature, Type};
 
 use crate::{
     attr::{self, ToolOptions},
     docs,
-    errors::Errors,
+    errors::{Errors, spelled},
     model::{
         Contents, MAX_API_NAME,
         arg::{self, Arg},
@@ -230,7 +229,7 @@ fn parse_args(options: &ToolOptions, signature: &mut Signature, place: Place<'_>
                 Arg::Config(ty)
             }
             Arg::Parameter(parameter) if free && is_config && options.config.is_some() => {
-                let found = parameter.ty.to_token_stream();
+                let found = spelled(&parameter.ty);
                 errors.on(
                     &parameter.ty,
                     format!("the configuration is lent, not sent by the client; write `config: &{found}`"),
@@ -242,7 +241,7 @@ fn parse_args(options: &ToolOptions, signature: &mut Signature, place: Place<'_>
                 Arg::Exclusive(ty)
             }
             Arg::Exclusive(ty) if matches!(place, Place::Backend { has_sessions: false, .. }) => {
-                let found = ty.to_token_stream();
+                let found = spelled(&ty);
                 errors.on(&typed.ty, format!("`&mut` borrows the session, and this backend has no `initialize`; add `async fn initialize(&self) -> Result<{found}>`"));
                 Arg::Exclusive(ty)
             }

@@ -1,3 +1,5 @@
+#![allow(unused_variables)]
+
 use sandbox_runtime::prelude::*;
 
 #[derive(Default)]

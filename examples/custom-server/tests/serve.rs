@@ -1,0 +1,19 @@
+//! The three-line server runs the stock backends and those of the third party.
+
+use std::process::Command;
+
+fn exec(args: &[&str]) -> (Option<i32>, String) {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_custom-server")).arg("exec").args(args).args(["--config", config]).output();
+    let output = output.expect("the server starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[test]
+fn backends_of_both_crates_answer() {
+    assert_eq!(exec(&["counter:add", "by=41"]), (Some(0), "41".into()));
+    assert_eq!(exec(&["kv:set", "key=a", "value=1", "--session", "s"]), (Some(0), "1".into()));
+    assert_eq!(exec(&["kv:get", "key=none"]).0, Some(1), "a business error");
+    assert_eq!(exec(&["util:echo", "message=m"]), (Some(0), "{\"message\":\"m\"}".into()));
+    assert_eq!(exec(&["counter:add", "by=many"]).0, Some(1));
+}

@@ -56,7 +56,7 @@ use proc_macro::TokenStream;
 /// | `cleanup` | the session by value, or by `&mut` to have a failed cleanup tried again | `Result<()>` |
 #[proc_macro_attribute]
 pub fn backend(options: TokenStream, item: TokenStream) -> TokenStream {
-    expand::backend(options.into(), item.into()).into()
+    expand::backend(options.into(), &item.into()).into()
 }
 
 /// Adds a further block of tools to a backend, so that it can be written in several files.
@@ -82,7 +82,7 @@ pub fn backend(options: TokenStream, item: TokenStream) -> TokenStream {
 /// ```
 #[proc_macro_attribute]
 pub fn tools(options: TokenStream, item: TokenStream) -> TokenStream {
-    expand::tools(options.into(), item.into()).into()
+    expand::tools(&options.into(), &item.into()).into()
 }
 
 /// Makes a function a tool: a method of a [`#[backend]`](macro@backend) or [`#[tools]`](macro@tools) block, or a free
@@ -113,5 +113,5 @@ pub fn tools(options: TokenStream, item: TokenStream) -> TokenStream {
 /// ```
 #[proc_macro_attribute]
 pub fn tool(options: TokenStream, item: TokenStream) -> TokenStream {
-    expand::tool(options.into(), item.into()).into()
+    expand::tool(options.into(), &item.into()).into()
 }

@@ -189,7 +189,7 @@ fn answer(results: Vec<Answer>, total: usize, mut meta: sandbox_types::Meta) -> 
     Envelope {
         success: code == ErrorCode::SUCCESS,
         code,
-        message,
+        message: message.into(),
         data: serde_json::value::to_raw_value(&data).ok(),
         error,
         temporary_session: false,

@@ -516,7 +516,7 @@ impl NestedCalls for ToolExecutor {
             guard.disarm();
             match (answer.data, answer.error) {
                 (Some(data), None) => Ok(data),
-                (_, Some(body)) => Err(ToolError::from_answer(answer.code, answer.message, body)),
+                (_, Some(body)) => Err(ToolError::from_answer(answer.code, answer.message.into_owned(), body)),
                 (None, None) => Ok(RawValue::NULL.to_owned()),
             }
         })
@@ -555,7 +555,7 @@ pub(crate) fn success(data: Box<RawValue>, meta: Meta) -> Answer {
     Envelope {
         success: true,
         code: ErrorCode::SUCCESS,
-        message: "success".to_owned(),
+        message: "success".into(),
         data: Some(data),
         error: None,
         temporary_session: meta.temporary_session,
@@ -568,7 +568,7 @@ pub(crate) fn failure(error: &ToolError, meta: Meta) -> Answer {
     Envelope {
         success: false,
         code: error.code(),
-        message: error.message().to_owned(),
+        message: error.message().to_owned().into(),
         data: error.data().and_then(|data| serde_json::value::to_raw_value(data).ok()),
         error: Some(ErrorBody { ..error.body().clone() }),
         temporary_session: meta.temporary_session,

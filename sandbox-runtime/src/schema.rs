@@ -136,7 +136,10 @@ impl ParamsSchema {
                 object.insert((*parameter).to_owned(), default.clone());
             }
         }
-        if self.has_integers {
+        // Without a point or an exponent there is no float to look for.
+        let has_floats =
+            params.is_some_and(|params| params.get().bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')));
+        if self.has_integers && has_floats {
             integral_floats(&self.published, &self.published, &mut value);
         }
         if self.validator.is_valid(&value) { Ok(value) } else { Err(self.violation(&value)) }

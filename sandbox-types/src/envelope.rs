@@ -1,5 +1,7 @@
 //! The one shape of every enveloped answer.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +16,7 @@ pub struct Envelope<D = Value> {
     /// 0, or an error code.
     pub code: ErrorCode,
     /// `"success"`, or what went wrong in one sentence.
-    pub message: String,
+    pub message: Cow<'static, str>,
     /// The result; on failure what had been done so far, where there is something.
     pub data: Option<D>,
     /// The failure in a form for programs; null on success.

@@ -6,7 +6,7 @@ use syn::{Ident, Type, parse_quote, spanned::Spanned};
 
 use crate::{
     expand::{
-        at, in_const, location, option, path_on,
+        at, end, in_const, location, option, path_on,
         tool::{self, Callee},
     },
     model::{
@@ -91,7 +91,7 @@ pub(crate) fn stand_in(backend: &Backend) -> TokenStream {
 
 /// What a free tool adds: a backend of one tool whose state is its configuration.
 pub(crate) fn expand_free_tool(free: &FreeTool) -> TokenStream {
-    let FreeTool { group, config_section, tool } = free;
+    let FreeTool { group, config_section, cfgs, tool } = free;
     let full_name = format!("{group}:{}", tool.name);
     let about = About {
         name: &full_name,
@@ -145,7 +145,7 @@ pub(crate) fn expand_free_tool(free: &FreeTool) -> TokenStream {
         }
         #entry
     };
-    in_const(&tool.cfgs, &items)
+    in_const(cfgs, &items)
 }
 
 /// `const ABOUT`.
@@ -244,12 +244,12 @@ fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &str)
             }
             HookArg::Lent(ty) => {
                 let lent = format_ident!("lent_{index}");
-                let lend = path_on(
+                let lending = path_on(
                     ty,
                     &quote_spanned!(ty.span()=> __rt::Lend<__rt::HookScope<Self, __rt::#phase>, _>),
                     "lend",
                 );
-                lets.push(quote!(let #lent = #lend(scope)?;));
+                lets.push(quote!(let #lent = #lending(scope)?;));
                 values.push(quote!(&#lent));
             }
         }
@@ -259,7 +259,9 @@ fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &str)
     let called = quote_spanned!(at(ident.span())=> Self::#ident(#(#values),*)#wait);
     let into_result =
         output.as_ref().map(|output| path_on(output, &quote_spanned!(output.span()=> __rt::HookResult), "into_result"));
-    (quote!(#(#lets)*), quote!(#into_result(#called)))
+    // Closed under the end of the type, so that what is wrong with it is said there and not on the whole block.
+    let result = quote_spanned!(end(output)=> #into_result(#called));
+    (quote!(#(#lets)*), result)
 }
 
 fn new(hooks: &Hooks, self_ty: &Type) -> TokenStream {

@@ -6,14 +6,14 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, File, Item, Meta};
 
-type Macro = fn(TokenStream, TokenStream) -> TokenStream;
+type Macro = fn(TokenStream, &TokenStream) -> TokenStream;
 
 /// The macro that an attribute calls, and its options.
 fn called(attribute: &Attribute) -> Option<(Macro, TokenStream)> {
     let name = attribute.path().get_ident()?.to_string();
-    let expand = match name.as_str() {
+    let expand: Macro = match name.as_str() {
         "backend" => super::backend,
-        "tools" => super::tools,
+        "tools" => |options, item: &_| super::tools(&options, item),
         "tool" => super::tool,
         _ => return None,
     };
@@ -30,7 +30,7 @@ fn expand_item(mut item: Item) -> TokenStream {
     let found = attributes.iter().enumerate().find_map(|(index, attribute)| Some((index, called(attribute)?)));
     let Some((index, (expand, options))) = found else { return item.into_token_stream() };
     attributes.remove(index);
-    expand(options, item.into_token_stream())
+    expand(options, &item.into_token_stream())
 }
 
 /// The expansion of a whole file.

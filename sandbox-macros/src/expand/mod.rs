@@ -38,14 +38,11 @@ pub(crate) fn tools(options: &TokenStream, item: &TokenStream) -> TokenStream {
 /// `#[tool(..)]` on a free function; methods are read by their block.
 pub(crate) fn tool(options: TokenStream, item: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
-    let mut function: ItemFn = match syn::parse2(item.clone()) {
-        Ok(function) => function,
-        Err(_) => {
-            let message =
-                "`#[tool]` stands on an `async fn`, on its own or in a block marked `#[backend(..)]` or `#[tools]`";
-            let error = syn::Error::new(Span::call_site(), message).to_compile_error();
-            return quote!(#item #error);
-        }
+    let Ok(mut function) = syn::parse2::<ItemFn>(item.clone()) else {
+        let message =
+            "`#[tool]` stands on an `async fn`, on its own or in a block marked `#[backend(..)]` or `#[tools]`";
+        let error = syn::Error::new(Span::call_site(), message).to_compile_error();
+        return quote!(#item #error);
     };
     let options = ToolOptions::parse(options, &mut errors);
     let model = FreeTool::parse(options, &mut function.attrs, &mut function.sig, &mut errors);
@@ -92,11 +89,15 @@ fn in_const(cfgs: &[syn::Attribute], items: &TokenStream) -> TokenStream {
     }
 }
 
+/// The span of the last token.
+fn end(tokens: impl ToTokens) -> Span {
+    tokens.to_token_stream().into_iter().last().map_or_else(Span::call_site, |token| token.span())
+}
+
 /// `<ty as bound>::item` under the whole of `ty`: where several errors are one, the compiler then shows one.
 fn path_on(ty: &Type, bound: &TokenStream, item: &str) -> TokenStream {
-    let mut spans = ty.to_token_stream().into_iter().map(|token| token.span());
-    let first = spans.next().unwrap_or_else(Span::call_site);
-    let (open, item) = (quote_spanned!(first=> <), Ident::new(item, spans.last().unwrap_or(first)));
+    let first = ty.to_token_stream().into_iter().next().map_or_else(Span::call_site, |token| token.span());
+    let (open, item) = (quote_spanned!(first=> <), Ident::new(item, end(ty)));
     quote!(#open #ty as #bound>::#item)
 }
 

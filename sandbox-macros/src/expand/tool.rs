@@ -1,6 +1,6 @@
 //! The `Tool` literal of one tool, with the glue that runs a call of it.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{Ident, Type, spanned::Spanned};
 
@@ -123,31 +123,31 @@ fn lend(ty: &Type, backend: &Type, item: &str) -> TokenStream {
 
 /// The function that runs one call.
 fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -> TokenStream {
-    let span = at(tool.ident.span());
+    // Hygienic, so that a free tool may be called `call` or `scope`, as the variables here are.
+    let span = Span::mixed_site().located_at(tool.ident.span());
     let exclusive = is_exclusive(tool);
     let blocking = tool.options.blocking;
-    let scope = if blocking { quote!(scope) } else { quote!(&scope) };
+    let scope = if blocking { quote_spanned!(span=> scope) } else { quote_spanned!(span=> &scope) };
     let mut lets = Vec::new();
     let mut values = Vec::new();
     let mut has_parameters = false;
     for (index, arg) in tool.args.iter().enumerate() {
-        let lent = format_ident!("lent_{index}");
+        let lent = format_ident!("lent_{index}", span = span);
         match arg {
             Arg::Parameter(parameter) => {
                 let ident = &parameter.ident;
                 has_parameters = true;
-                values.push(quote!(params.#ident));
+                values.push(quote_spanned!(span=> params.#ident));
             }
-            Arg::Config(ty) => values.push(quote_spanned!(at(ty.span())=> &scope.backend().config)),
+            Arg::Config(_) => values.push(quote_spanned!(span=> &scope.backend().config)),
             Arg::Lent(ty) => {
-                lets.push(lend_let(ty, backend, &lent, &scope, exclusive));
-                values.push(quote!(&#lent));
+                let lending = lend(ty, backend, "lend");
+                lets.push(lend_let(&lent, &quote_spanned!(span=> #lending(#scope)), exclusive, span));
+                values.push(quote_spanned!(span=> &#lent));
             }
             Arg::Exclusive(ty) => {
-                values.push({
-                    let lend_mut = path_on(ty, &quote_spanned!(ty.span()=> __rt::SessionOf<#backend>), "lend_mut");
-                    quote!(#lend_mut(&mut exclusive))
-                });
+                let lend_mut = path_on(ty, &quote_spanned!(ty.span()=> __rt::SessionOf<#backend>), "lend_mut");
+                values.push(quote_spanned!(span=> #lend_mut(&mut exclusive)));
             }
         }
     }
@@ -157,23 +157,23 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
         Callee::Function => quote_spanned!(span=> #ident(#(#values),*)),
     };
     let call = if blocking { call } else { quote_spanned!(span=> #call.await) };
-    let finish = exclusive.then(|| quote!(exclusive.finish();));
+    let finish = exclusive.then(|| quote_spanned!(span=> exclusive.finish();));
     let output = &tool.output;
     let into_json = path_on(output, &quote_spanned!(output.span()=> __rt::ToolResult), "into_json");
-    let mut body = quote! {
+    let mut body = quote_spanned! {span=>
         #(#lets)*
         let result = #call;
         #finish
         #into_json(result)
     };
     if blocking {
-        body = quote!(scope.block(move |scope| { #body }).await?);
+        body = quote_spanned!(span=> scope.block(move |scope| { #body }).await?);
     }
-    let params = if has_parameters { quote!(params) } else { quote!(_) };
+    let params = if has_parameters { quote_spanned!(span=> params) } else { quote_spanned!(span=> _) };
     let enter = if exclusive {
-        quote!(let (scope, mut exclusive) = call.enter_exclusive().await?;)
+        quote_spanned!(span=> let (scope, mut exclusive) = call.enter_exclusive().await?;)
     } else {
-        quote!(let scope = call.enter(#session).await?;)
+        quote_spanned!(span=> let scope = call.enter(#session).await?;)
     };
     quote_spanned! {span=>
         |mut call| __rt::Box::pin(async move {
@@ -185,13 +185,12 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
 }
 
 /// Lends one value. Where the session is held alone, a failure leaves it whole: the method was not entered.
-fn lend_let(ty: &Type, backend: &Type, name: &Ident, scope: &TokenStream, exclusive: bool) -> TokenStream {
-    let lend = lend(ty, backend, "lend");
+fn lend_let(name: &Ident, lending: &TokenStream, exclusive: bool, span: Span) -> TokenStream {
     if !exclusive {
-        return quote!(let #name = #lend(#scope)?;);
+        return quote_spanned!(span=> let #name = #lending?;);
     }
-    quote! {
-        let #name = match #lend(#scope) {
+    quote_spanned! {span=>
+        let #name = match #lending {
             __rt::StdResult::Ok(lent) => lent,
             __rt::StdResult::Err(error) => {
                 exclusive.finish();

@@ -147,7 +147,10 @@ fn refuse_attributes(attributes: &mut Vec<Attribute>, errors: &mut Errors) {
     attributes.retain(|attribute| {
         let name = ["default", "serde", "schemars"].into_iter().find(|name| attribute.path().is_ident(name));
         if let Some(name) = name {
-            errors.on(attribute, format!("`#[{name}]` is for the parameters of tools; put it on a field of the configuration"));
+            errors.on(
+                attribute,
+                format!("`#[{name}]` is for the parameters of tools; put it on a field of the configuration"),
+            );
         }
         name.is_none() && !docs::is_doc(attribute)
     });
@@ -176,7 +179,9 @@ fn parse_arg(phase: Phase, whole: &Type, earlier: &[HookArg], errors: &mut Error
                 let (found, by_value, expected) = (spelled(ty), phase.by_value(), phase.expected());
                 errors.on(
                     ty,
-                    format!("`{name}` takes {by_value}, and everything else by `&`; found `{found}`; write `{expected}`"),
+                    format!(
+                        "`{name}` takes {by_value}, and everything else by `&`; found `{found}`; write `{expected}`"
+                    ),
                 );
                 return None;
             }

@@ -3,6 +3,8 @@
 pub(crate) mod arg;
 pub(crate) mod backend;
 pub(crate) mod lifecycle;
+#[cfg(test)]
+mod signatures;
 pub(crate) mod tool;
 
 use quote::ToTokens;

@@ -61,6 +61,8 @@ pub(crate) struct FreeTool {
     pub(crate) group: String,
     /// `apis.key`.
     pub(crate) config_section: Option<String>,
+    /// `#[cfg(..)]` of the function; the tool has none of its own.
+    pub(crate) cfgs: Vec<Attribute>,
     /// The tool.
     pub(crate) tool: Tool,
 }
@@ -90,9 +92,10 @@ impl FreeTool {
         }
         let config_section = options.config.as_ref().map(LitStr::value);
         let group = full_name.as_ref().map(|(group, _)| group.clone());
-        let tool = Tool::parse(options, attributes, signature, Place::Free { group: group.as_deref() }, errors)?;
+        let mut tool = Tool::parse(options, attributes, signature, Place::Free { group: group.as_deref() }, errors)?;
         let (group, name) = full_name?;
-        Some(Self { group, config_section, tool: Tool { name, ..tool } })
+        let cfgs = std::mem::take(&mut tool.cfgs);
+        Some(Self { group, config_section, cfgs, tool: Tool { name, ..tool } })
     }
 }
 

@@ -126,7 +126,6 @@ const _: () = {
             },
         };
         const TOOLS: &'static [__rt::Tool<Self>] = &[
-            #[cfg(unix)]
             {
                 #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]
                 #[serde(crate = "__rt::serde", deny_unknown_fields)]

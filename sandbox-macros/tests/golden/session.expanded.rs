@@ -176,7 +176,7 @@ const _: () = {
                 };
                 __rt::Tool {
                     name: "click",
-                    description: "Click at a point.\nNothing happens outside the screen.",
+                    description: "Click at a point.\n\nNothing happens outside the screen.",
                     aliases: &[],
                     group: __rt::Option::None,
                     hidden: false,

@@ -44,4 +44,26 @@ fn hash(config: Option<String>, context: &ToolContext) -> Result<usize> {
 #[cfg(any())]
 async fn never(x: Missing) -> Result<()> {}
 
+mod named_like_the_variables_of_the_glue {
+    use super::*;
+
+    /// Call.
+    #[tool(name = "odd:call")]
+    async fn call(scope: String, call: u32, result: &WorkerId) -> Result<String> {
+        Ok(format!("{scope} {call} {result}"))
+    }
+
+    /// Params.
+    #[tool(name = "odd:params", blocking)]
+    fn params(params: String, lent_0: &TraceId) -> Result<String> {
+        Ok(format!("{params} {lent_0}"))
+    }
+
+    /// Scope.
+    #[tool(name = "odd:scope")]
+    async fn scope(__rt: u8) -> Result<u8> {
+        Ok(__rt)
+    }
+}
+
 fn main() {}

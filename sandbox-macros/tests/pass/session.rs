@@ -71,6 +71,7 @@ impl VmBackend {
 
     async fn initialize(
         &self,
+        /// What the client chose.
         config: VmSessionConfig,
         worker: &WorkerId,
         session_id: &SessionId,

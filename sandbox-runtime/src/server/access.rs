@@ -4,10 +4,8 @@ use std::collections::HashSet;
 
 use actix_web::{
     HttpMessage as _,
-    body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    dev::ServiceRequest,
     http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN},
-    middleware::Next,
     web,
 };
 use sandbox_types::ErrorCode;
@@ -81,36 +79,28 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Lets a request through, or answers it here.
-pub(super) async fn check(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let verdict = {
-        let access = request.app_data::<web::Data<Access>>();
-        access.map_or(Ok(()), |access| {
-            access.refuse_foreign(request.headers())?;
-            let trusted = access.has_token(request.headers());
-            let path = request.path();
-            let path = path.strip_prefix("/api/v1").unwrap_or(path);
-            let open = matches!(path, "/health" | "/ready");
-            match (trusted, open) {
-                (false, false) => {
-                    let message = "a valid token is needed: Authorization: Bearer <token>";
-                    return Err(ToolError::new(ErrorCode::UNAUTHENTICATED, message));
-                }
-                (true, true) => {
-                    request.extensions_mut().insert(Trusted);
-                }
-                (false, true) | (true, false) => {}
-            }
-            Ok(())
-        })
-    };
-    match verdict {
-        Ok(()) => next.call(request).await,
-        Err(error) => Err(Failure(error).into()),
+/// Whether a request may pass.
+///
+/// # Errors
+/// Why it may not.
+pub(super) fn check(request: &ServiceRequest) -> Result<(), Failure> {
+    let Some(access) = request.app_data::<web::Data<Access>>() else { return Ok(()) };
+    access.refuse_foreign(request.headers())?;
+    let trusted = access.has_token(request.headers());
+    let path = request.path();
+    let path = path.strip_prefix("/api/v1").unwrap_or(path);
+    let open = matches!(path, "/health" | "/ready");
+    match (trusted, open) {
+        (false, false) => {
+            let message = "a valid token is needed: Authorization: Bearer <token>";
+            return Err(ToolError::new(ErrorCode::UNAUTHENTICATED, message).into());
+        }
+        (true, true) => {
+            request.extensions_mut().insert(Trusted);
+        }
+        (false, true) | (true, false) => {}
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! Bodies and queries of requests: liberal where existing clients need it, exact about what is wrong.
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::LazyLock};
+use std::{future::Future, pin::Pin, sync::LazyLock};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_TYPE, web::Bytes};
 use sandbox_types::{
     BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions,
     ShutdownRequest, WarmupRequest, WorkerRequest,
 };
-use serde::{
-    Deserialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
-};
+use serde::de::DeserializeOwned;
 
 use super::render::Failure;
 use crate::{error::ToolError, nearest::nearest, schema::BodySchema};
@@ -99,8 +96,13 @@ fn unreadable(error: &actix_web::Error) -> ToolError {
 }
 
 fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
-    match serde_json::from_slice(bytes) {
-        Ok(value) => Ok(Body { value, warnings: unknown_fields::<T>(bytes) }),
+    let mut warnings = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    // Ignored, as existing clients need it, but not in silence.
+    let parsed =
+        serde_ignored::deserialize(&mut deserializer, |path| warnings.push(unknown_field::<T>(&path.to_string())));
+    match parsed.and_then(|value| deserializer.end().map(|()| value)) {
+        Ok(value) => Ok(Body { value, warnings }),
         Err(error) => Err(match serde_json::from_slice::<serde_json::Value>(bytes) {
             Ok(body) => T::schema().violation(&body),
             Err(_) => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the body is not JSON: {error}")),
@@ -108,47 +110,12 @@ fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
     }
 }
 
-/// Ignored, as existing clients need it, but not in silence.
-fn unknown_fields<T: WireBody>(bytes: &[u8]) -> Vec<String> {
-    let Ok(Fields(names)) = serde_json::from_slice::<Fields<'_>>(bytes) else { return Vec::new() };
-    let known = || T::schema().fields();
-    let unknown = names.iter().filter(|name| !known().any(|known| known == *name));
-    unknown
-        .map(|name| match nearest(name, known()) {
-            Some(near) => format!("unknown field `{name}` is ignored; did you mean `{near}`?"),
-            None => format!("unknown field `{name}` is ignored"),
-        })
-        .collect()
-}
-
-/// The names of an object's members.
-struct Fields<'a>(Vec<Cow<'a, str>>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut names = Vec::with_capacity(8);
-                while let Some(Name(name)) = map.next_key()? {
-                    names.push(name);
-                    map.next_value::<IgnoredAny>()?;
-                }
-                Ok(Fields(names))
-            }
-        }
-        deserializer.deserialize_map(Names)
+fn unknown_field<T: WireBody>(path: &str) -> String {
+    match nearest(path, T::schema().fields()) {
+        Some(near) => format!("unknown field `{path}` is ignored; did you mean `{near}`?"),
+        None => format!("unknown field `{path}` is ignored"),
     }
 }
-
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// `true`, in the spellings of clients in several languages.
 pub(super) fn is_true(text: Option<&str>) -> bool {

@@ -7,14 +7,16 @@ mod routes;
 mod shutdown;
 
 use std::{
+    future,
     io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     sync::{Arc, mpsc},
     thread::JoinHandle,
 };
 
-use actix_web::{App, HttpServer, middleware::from_fn, web};
+use actix_web::{App, HttpServer, dev::Service as _, web};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_util::either::Either;
 
 use crate::{
     config::Config,
@@ -210,7 +212,10 @@ fn serve(
                 .app_data(service.clone())
                 .app_data(access.clone())
                 .app_data(web::PayloadConfig::new(body_limit))
-                .wrap(from_fn(access::check))
+                .wrap_fn(|request, service| match access::check(&request) {
+                    Ok(()) => Either::Left(service.call(request)),
+                    Err(refused) => Either::Right(future::ready(Err(refused.into()))),
+                })
                 .configure(routes::configure)
                 .default_service(web::to(routes::not_found))
         })

@@ -10,7 +10,13 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt as _, util::Subs
 /// # Errors
 /// The level is no filter, or the file cannot be written.
 pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.level).map_err(|error| format!("server.log.level: {error}"))?;
+    // The HTTP library's own notes are of use only to who asks for them by name.
+    let level = if config.level.contains("actix") {
+        config.level.clone()
+    } else {
+        format!("actix_server=warn,{}", config.level)
+    };
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("server.log.level: {error}"))?;
     let layer = match &config.file {
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(path);

@@ -1,5 +1,7 @@
 //! What the generated glue does when a call runs through it: parameters, injection, session use, hooks, failures.
 
+#![expect(clippy::unwrap_used, reason = "a test says where it fails")]
+
 use std::sync::{
     Mutex,
     atomic::{AtomicU32, Ordering},
@@ -30,6 +32,8 @@ struct Paging {
 
 struct Ledger(AtomicU32);
 
+struct Total(u64);
+
 struct Counter {
     step: u64,
 }
@@ -46,20 +50,20 @@ impl Inject for Luck {
 /// Counts, one counter per session.
 #[backend(name = "counter")]
 impl Counter {
-    fn new(config: CounterConfig) -> Result<Self> {
-        Ok(Self { step: config.step.max(1) })
+    fn new(CounterConfig { step }: CounterConfig) -> Result<Self> {
+        Ok(Self { step: step.max(1) })
     }
 
     async fn warmup(&self) -> Result<Ledger> {
         Ok(Ledger(AtomicU32::new(0)))
     }
 
-    async fn initialize(&self, ledger: &Ledger) -> Result<u64> {
+    async fn initialize(&self, ledger: &Ledger) -> Result<Total> {
         ledger.0.fetch_add(1, Ordering::Relaxed);
-        Ok(0)
+        Ok(Total(0))
     }
 
-    async fn cleanup(&self, total: u64, reason: &EndReason) -> Result<()> {
+    async fn cleanup(&self, Total(total): Total, reason: &EndReason) -> Result<()> {
         note(format!("cleanup {total} {}", reason.as_str()));
         Ok(())
     }
@@ -68,32 +72,32 @@ impl Counter {
     #[tool]
     async fn add(
         &self,
-        total: &mut u64,
+        total: &mut Total,
         _: &Luck,
         #[default = 2] by: u64,
         #[serde(rename = "times")] n: Option<u64>,
     ) -> Result<u64> {
-        *total += self.step * by * n.unwrap_or(1);
-        Ok(*total)
+        total.0 += self.step * by * n.unwrap_or(1);
+        Ok(total.0)
     }
 
     /// Read, on the blocking pool.
     #[tool(blocking, alias = ["peek"])]
-    fn read(&self, total: &u64, ledger: &Ledger, worker: &WorkerId) -> Result<String> {
-        Ok(format!("{worker} {total} {}", ledger.0.load(Ordering::Relaxed)))
+    fn read(&self, total: &Total, ledger: &Ledger, worker: &WorkerId) -> Result<String> {
+        Ok(format!("{worker} {} {}", total.0, ledger.0.load(Ordering::Relaxed)))
     }
 
     /// Double, on the blocking pool.
     #[tool(blocking)]
-    fn double(&self, total: &mut u64) -> Result<u64> {
-        *total *= 2;
-        Ok(*total)
+    fn double(&self, total: &mut Total) -> Result<u64> {
+        total.0 *= 2;
+        Ok(total.0)
     }
 
     /// Panic.
     #[tool(hidden)]
-    async fn panic(&self, total: &mut u64) -> Result<()> {
-        *total = 99;
+    async fn panic(&self, total: &mut Total) -> Result<()> {
+        total.0 = 99;
         std::future::ready(()).await;
         panic!("on purpose")
     }

@@ -34,7 +34,8 @@ struct State {
 struct Gone {
     /// A keyed hash: an entry must be small, there are many.
     worker: u64,
-    reason: Box<EndReason>,
+    /// In place: a box for each, made while sessions are freed, would hold on to the pages that these leave.
+    reason: EndReason,
 }
 
 impl GoneIds {
@@ -52,7 +53,7 @@ impl GoneIds {
         if state.by_age.len() >= MAX_REMEMBERED {
             state.forget_oldest();
         }
-        if state.by_id.insert(id, Gone { worker, reason: Box::new(reason) }).is_none() {
+        if state.by_id.insert(id, Gone { worker, reason }).is_none() {
             state.by_age.push_back((id, Instant::now()));
         }
     }
@@ -60,7 +61,7 @@ impl GoneIds {
     /// Why the worker's session with this id ended; nothing if it is another worker's.
     pub(crate) fn reason(&self, worker: &WorkerId, id: u128) -> Option<EndReason> {
         let worker = self.hasher.hash_one(worker);
-        self.state().by_id.get(&id).filter(|gone| gone.worker == worker).map(|gone| (*gone.reason).clone())
+        self.state().by_id.get(&id).filter(|gone| gone.worker == worker).map(|gone| gone.reason.clone())
     }
 
     /// Forgets what is older than a day, and gives memory back.

@@ -259,8 +259,11 @@ pub(crate) fn check_together(args: &[Arg], session: Option<&Type>, errors: &mut 
         match arg {
             Arg::Parameter(parameter) if !parameter.flatten => {
                 if let Some(earlier) = names.iter().find(|earlier| earlier.wire_name == parameter.wire_name) {
-                    let (name, other) = (&parameter.wire_name, &earlier.ident);
-                    errors.on(&parameter.ident, format!("two arguments are the parameter `{name}` of the client: this one and `{other}`; give each a name of its own"));
+                    let (name, one, other) = (&parameter.wire_name, &earlier.ident, &parameter.ident);
+                    errors.on(
+                        other,
+                        format!("`{one}` and `{other}` are both the parameter `{name}` of the client; give each a name of its own"),
+                    );
                 }
                 names.push(parameter);
             }

@@ -281,6 +281,9 @@ fn check_output(output: &Type, errors: &mut Errors) {
         }
         _ => {}
     }
+    if let Some(found) = contents.self_type {
+        errors.on(found, "`Self` is the backend, which no tool can return; write the type that the tool returns");
+    }
     if let Some(found) = contents.infer {
         errors.on(found, "the schema needs the whole type, found `_`; write it out");
     }

@@ -1,7 +1,7 @@
 //! `bash`: one persistent, isolated shell per session.
 //!
-//! A request becomes a line on the shell's private pipe and comes back on a fifo of its own ([`session`]); the shell was
-//! started by a launcher, a re-execution of this program ([`launch`]), which builds the sandbox around it ([`init`]).
+//! A request becomes a line on the shell's private pipe and comes back on a fifo of its own (`session.rs`); the shell was
+//! started by a launcher, a re-execution of this program (`launch.rs`), which builds the sandbox around it (`init.rs`).
 
 mod error;
 mod init;

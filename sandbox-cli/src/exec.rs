@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sandbox_client::{
-    HttpServiceClient,
+    ClientError, HttpServiceClient,
     types::{CreateSession, Envelope, ExecuteRequest, SessionId, ToolInfo, WorkerId},
 };
 use sandbox_runtime::{linked::Linked, server::HttpServiceServer};
@@ -74,7 +74,11 @@ fn execute(args: &Exec) -> Result<Envelope, String> {
 
 async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, String> {
     // Its schema says how to read `key=value`; an unknown tool is answered by the call itself, with candidates.
-    let tool = client.tool(&args.action).await.ok();
+    let tool = match client.tool(&args.action).await {
+        Ok(tool) => Some(tool),
+        Err(ClientError::Refused(_)) => None,
+        Err(error) => return Err(error.to_string()),
+    };
     let params = params(&args.params, tool.as_ref())?;
     let mut request = ExecuteRequest::new(client.worker().clone(), &args.action);
     request.params = Some(serde_json::value::to_raw_value(&params).map_err(|error| error.to_string())?);
@@ -98,8 +102,8 @@ async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, Strin
         if !created.success {
             return Ok(created);
         }
-        request.session = Some(name.clone());
     }
+    request.session.clone_from(&args.session);
     client.execute_request(&request).await.map_err(|error| error.to_string())
 }
 

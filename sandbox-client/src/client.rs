@@ -60,7 +60,12 @@ impl HttpServiceClient {
             .map_err(|error| ClientError::Setup(error.to_string()))?
             .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() })
             .with_no_client_auth();
-        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).build();
+        let mut http = reqwest::Client::builder().tls_backend_preconfigured(tls);
+        if is_loopback(&url) {
+            // A proxy of the environment cannot reach this machine's own server, and must not see its token.
+            http = http.no_proxy();
+        }
+        let http = http.build();
         let http = http.map_err(|error| ClientError::Setup(error.to_string()))?;
         Ok(Self { http, url, worker, token: None })
     }
@@ -152,4 +157,9 @@ impl HttpServiceClient {
     fn protocol(&self, status: u16) -> ClientError {
         ClientError::Protocol { url: self.url.clone(), status }
     }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    host.is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
 }

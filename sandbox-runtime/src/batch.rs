@@ -18,6 +18,9 @@ use crate::{
     session::Lease,
 };
 
+/// Actions of one batch; more would hold the worker's thread, and the answer, for too long.
+const MAX_ACTIONS: usize = 1_000;
+
 /// The temporary sessions of one batch, by resource and session name: its calls share them, and they end with it.
 #[derive(Default)]
 pub(crate) struct BatchSessions {
@@ -59,7 +62,7 @@ impl ToolExecutor {
                 Arc::new(answer.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace, arrival, Vec::new()))))
             }
             Some(key) => {
-                let digest = Self::digest(&request);
+                let digest = Self::digest(&(&request.actions, request.parallel, request.stop_on_error));
                 let worker = request.worker_id.clone();
                 // A batch ends by the limits of its actions; a duplicate waits as long.
                 let limit = self.longest_call() * u32::try_from(request.actions.len().max(1)).unwrap_or(u32::MAX);
@@ -79,6 +82,11 @@ impl ToolExecutor {
     ) -> Answer {
         if self.draining() {
             return failure(&shutting_down(), meta(None, trace, arrival, warnings));
+        }
+        if request.actions.len() > MAX_ACTIONS {
+            let (expected, found) = (format!("at most {MAX_ACTIONS} actions"), request.actions.len().to_string());
+            let error = ToolError::parameter(ErrorCode::INVALID_INPUT, "actions", expected, found);
+            return failure(&error, meta(None, trace, arrival, warnings));
         }
         let sessions = Arc::new(BatchSessions::default());
         let stop_on_error = request.stop_on_error.unwrap_or(true);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,12 +15,19 @@ use std::{
 use sandbox_types::{ErrorCode, SessionId, TraceId, WorkerId};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Result, ToolError},
+    gate::{Full, Gate, Permit},
     session::Session,
+    supervise::CallControl,
     tool::SessionUse,
 };
 
@@ -70,6 +77,17 @@ impl ResourceContext {
         Self { name, data_dir, runtime, blocking: Arc::new(Semaphore::new(MAX_BLOCKING_THREADS)) }
     }
 
+    /// One of the threads for synchronous bodies.
+    ///
+    /// # Errors
+    /// All of them are in use.
+    pub(crate) fn reserve_thread(&self) -> Result<OwnedSemaphorePermit> {
+        self.blocking.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("{MAX_BLOCKING_THREADS} blocking calls of `{}` are running", self.name);
+            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
+        })
+    }
+
     /// Name of the resource, such as `vm_small`.
     pub fn name(&self) -> &str {
         &self.name
@@ -96,9 +114,15 @@ pub(crate) struct Inner {
     pub(crate) session: Option<Arc<Session>>,
     /// Set while the session is still being made.
     pub(crate) session_id: Option<SessionId>,
-    pub(crate) cancel: CancellationToken,
+    pub(crate) control: Arc<CallControl>,
     pub(crate) limits: Limits,
     pub(crate) entered: Entered,
+    /// The gate that the call passes once it has its session: who waits for a session takes nobody's turn.
+    pub(crate) gate: Option<Arc<Gate>>,
+    /// Reserved for a blocking body before its session was locked.
+    pub(crate) thread: Mutex<Option<OwnedSemaphorePermit>>,
+    /// The request field `session`, also for the calls that the tool makes.
+    pub(crate) session_key: Arc<str>,
     pub(crate) depth: u8,
     pub(crate) nested: Option<Arc<dyn NestedCalls>>,
 }
@@ -185,7 +209,7 @@ impl ToolContext {
     /// Fires when the answer is no longer wanted: shortly before the deadline, when the client left, when the call is
     /// cancelled, when the session is destroyed. What a tool returns within the grace that follows is still the answer.
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.inner.cancel
+        &self.inner.control.cancel
     }
 
     /// When the answer must have left.
@@ -223,6 +247,15 @@ impl ToolContext {
         let params = serde_json::value::to_raw_value(&params)
             .map_err(|error| ToolError::new(ErrorCode::INVALID_INPUT, format!("params are not JSON: {error}")))?;
         nested.call(self.clone(), action.to_owned(), params).await
+    }
+
+    /// Waits for the call's turn on its resource.
+    pub(crate) async fn admit(&self) -> Result<Option<Permit>> {
+        let Some(gate) = &self.inner.gate else { return Ok(None) };
+        match gate.enter(&self.inner.worker).await {
+            Ok(permit) => Ok(Some(permit)),
+            Err(Full) => Err(Full::error(&self.inner.resource.name)),
+        }
     }
 
     pub(crate) fn mark_entered(&self) {
@@ -269,22 +302,20 @@ impl ToolContext {
     pub(crate) async fn spawn_blocking<R: Send + 'static>(
         &self,
         body: impl FnOnce() -> R + Send + 'static,
-    ) -> Result<R> {
+    ) -> Result<std::thread::Result<R>> {
         let resource = &self.inner.resource;
-        let Ok(permit) = resource.blocking.clone().try_acquire_owned() else {
-            return Err(ToolError::new(
-                ErrorCode::RESOURCE_EXHAUSTED,
-                format!("{MAX_BLOCKING_THREADS} blocking calls of `{}` are running", resource.name),
-            ));
+        let reserved = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let permit = match reserved {
+            Some(permit) => permit,
+            None => resource.reserve_thread()?,
         };
         let thread = resource.runtime.spawn_blocking(move || {
             let _permit = permit;
             body()
         });
         match thread.await {
-            Ok(result) => Ok(result),
-            // The executor answers a panic of a tool; this one happened on another thread.
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Ok(result) => Ok(Ok(result)),
+            Err(error) if error.is_panic() => Ok(Err(error.into_panic())),
             Err(_) => Err(ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")),
         }
     }

@@ -1,7 +1,7 @@
 //! The making of sessions: single-flight, under a time limit, within the limits of resource and worker.
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
-    context::{Entered, Inner, Limits, NestedCalls, ToolContext},
+    context::{Entered, Frame, Inner, Limits, NestedCalls, ToolContext},
     error::{Result, ToolError},
     journal::OpenSession,
     naming::{label, session_name},
@@ -19,7 +19,7 @@ use crate::{
     resource::Resource,
     router::{Place, SessionTable, Shard, drop_if_empty, shutting_down},
     session::{EndReason, Lease, NewSession, Session, SessionHandle},
-    supervise::catch,
+    supervise::{CallControl, Cause, catch},
 };
 
 /// The making of an explicit session, shared by all who ask for it.
@@ -58,6 +58,9 @@ pub(crate) struct SessionSpec {
     pub(crate) ttl: Option<Duration>,
     pub(crate) trace: TraceId,
     pub(crate) nested: Option<Arc<dyn NestedCalls>>,
+    /// How deep the call that needs the session is nested, and what its callers hold.
+    pub(crate) depth: u8,
+    pub(crate) frames: Option<Arc<Frame>>,
 }
 
 /// One of the sessions that a resource, and a worker on it, may have; free again when dropped.
@@ -67,6 +70,8 @@ pub(crate) struct Slot {
     resource: Arc<Resource>,
     number: u32,
     users: Option<TaskTrackerToken>,
+    /// The end of the server waits for it.
+    _alive: TaskTrackerToken,
 }
 
 impl Drop for Slot {
@@ -92,7 +97,7 @@ impl SessionTable {
     /// What `initialize` answered, or a limit.
     pub(crate) async fn create(self: &Arc<Self>, spec: SessionSpec) -> Result<Created> {
         let digest = digest(&spec.config);
-        let mut ended = None;
+        let ended;
         let began = {
             let label = label(&spec.resource.name, &spec.key);
             let mut shard = self.shard(&spec.worker);
@@ -105,7 +110,7 @@ impl SessionTable {
                 }
                 _ => None,
             };
-            ended = expired.map(|session| self.end_in(&mut shard, &session, &EndReason::Expired)).or(ended);
+            ended = expired.map(|session| self.end_in(&mut shard, &session, &EndReason::Expired));
             let running = match shard.get(&spec.worker).and_then(|entry| entry.places.get(&*label)) {
                 Some(Place::Creating(creation)) => Some(creation.clone()),
                 _ => None,
@@ -142,7 +147,8 @@ impl SessionTable {
         let (table, own, spec, label) = (self.clone(), creation.clone(), spec.clone(), Arc::<str>::from(label));
         self.runtime.spawn(async move {
             let worker = spec.worker.clone();
-            let made = table.make(spec, slot, false, digest, own.cancel.clone()).await;
+            // A panic here, such as one in the drop of an `initialize` that was cut, must not leave the key taken.
+            let made = catch(table.make(spec, slot, false, digest, own.cancel.clone())).await.and_then(|made| made);
             let result = table.settle(&worker, &label, &own, made);
             let _ = sender.send(Some(result));
         });
@@ -240,23 +246,28 @@ impl SessionTable {
         config_digest: u64,
         cancel: CancellationToken,
     ) -> Result<(Arc<Session>, SessionHandle)> {
-        let SessionSpec { worker, resource, key, config, label, ttl, trace, nested } = spec;
+        let SessionSpec { worker, resource, key, config, label, ttl, trace, nested, depth, frames } = spec;
         let limit = Duration::from_secs_f64(resource.limits.initialize_timeout_seconds);
         let name = session_name(&resource.name, &worker, slot.number, label.as_deref());
         let id = self.new_id(&name)?;
         let handle = SessionHandle::default();
-        let context = ToolContext::new(Inner {
+        let control = CallControl::under(&cancel);
+        let mut context = ToolContext::new(Inner {
             worker: worker.clone(),
             trace,
             resource: resource.context.clone(),
             session: None,
             session_id: Some(id.clone()),
-            cancel: cancel.clone(),
+            control: control.clone(),
             limits: Limits { arrival: Instant::now(), wait: limit, run: None },
             entered: Entered::default(),
-            depth: 0,
+            gate: None,
+            thread: Mutex::default(),
+            session_key: key.clone(),
+            depth,
             nested,
         });
+        context.frames = frames;
         let initialize = async {
             resource.ensure_started().await?;
             catch(resource.instance.clone().initialize(config, context, handle.clone())).await.and_then(|made| made)
@@ -264,6 +275,8 @@ impl SessionTable {
         let made = tokio::select! {
             biased;
             made = tokio::time::timeout(limit, initialize) => made.unwrap_or_else(|_| {
+                // What `initialize` has started elsewhere listens to its token.
+                control.fire(Cause::Deadline);
                 let message = format!("`initialize` of `{}` took longer than {} s", resource.name, limit.as_secs_f64());
                 Err(ToolError::new(ErrorCode::TIMEOUT_ERROR, message))
             })?,
@@ -317,6 +330,7 @@ impl SessionTable {
             resource: resource.clone(),
             number: entry.next_number,
             users: None,
+            _alive: resource.cleanups.token(),
         })
     }
 

@@ -66,6 +66,7 @@ pub(crate) struct ToolView {
     pub(crate) idempotent: bool,
     pub(crate) read_only: bool,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) blocking: bool,
     pub(crate) session: SessionUse,
     pub(crate) input_schema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) output_schema: fn(&mut SchemaGenerator) -> Schema,
@@ -160,6 +161,7 @@ impl<B: Backend> DynBackend for Typed<B> {
             idempotent: tool.idempotent,
             read_only: tool.read_only,
             timeout: tool.timeout,
+            blocking: tool.blocking,
             session: tool.session,
             input_schema: tool.input_schema,
             output_schema: tool.output_schema,
@@ -307,10 +309,10 @@ impl<B: Backend> DynInstance for Instance<B> {
     }
 
     fn call(&self, tool: usize, params: Value, context: ToolContext, lease: Option<Arc<Lease>>) -> Result<ToolFuture> {
+        let token = self.users.token();
         let (backend, shared) = self.live()?;
         let session =
             lease.and_then(|lease| typed_cell::<B>(lease.session.cell.clone()).map(|cell| HeldSession { lease, cell }));
-        let token = self.users.token();
         Ok((self.tools[tool].run)(Call { backend, shared, params, context, session, token }))
     }
 }

@@ -3,13 +3,13 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use sandbox_types::{Envelope, ErrorBody, ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
+use sandbox_types::{Envelope, ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
 use serde_json::value::RawValue;
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,13 +19,14 @@ use crate::{
     context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, ToolContext},
     creation::SessionSpec,
     error::{Result, ToolError},
+    gate::Full,
     idempotency::{Begin, IdempotencyStore},
-    naming::{DEFAULT_SESSION, parse_key},
+    naming::parse_key,
     registry::{Registry, ToolEntry},
     resource::{Resource, new_trace},
     router::{Found, SessionTable, shutting_down},
     session::{Lease, Session},
-    supervise::{Facts, supervise},
+    supervise::{Facts, catch, supervise},
     tool::SessionUse,
 };
 
@@ -125,7 +126,10 @@ impl ToolExecutor {
             guard.disarm();
             return Arc::new(answer);
         };
-        let digest = Self::digest(&request);
+        // Of what is asked for: a client that asks again may do so under another trace and with less time.
+        let params = request.params.as_deref().map(RawValue::get);
+        let digest =
+            Self::digest(&(&request.action, params, &request.session, &request.session_id, request.session_mode));
         let worker = request.worker_id.clone();
         let limit = request.timeout().unwrap_or(self.limits.max).min(self.limits.max);
         let control = CallControl::new();
@@ -162,9 +166,18 @@ impl ToolExecutor {
                 Ok(Begin::Run(running)) => {
                     let Some(run) = run.take() else { return fail(&shutting_down()) };
                     let (executor, worker, key, own) = (self.clone(), worker.clone(), key.to_owned(), running.clone());
-                    tokio::spawn(async move {
-                        let answer = Arc::new(run.await);
-                        executor.idempotency.end(&worker, &key, &own, &answer);
+                    let trace = trace.clone();
+                    let calls = self.calls.clone();
+                    calls.spawn(async move {
+                        let answer = match catch(run).await {
+                            Ok(answer) => answer,
+                            Err(error) => {
+                                // It may have been entered: nobody may run it again under this key.
+                                let meta = Meta { executed: true, ..meta(None, trace, arrival, Vec::new()) };
+                                failure(&error, meta)
+                            }
+                        };
+                        executor.idempotency.end(&worker, &key, &own, &Arc::new(answer));
                     });
                     (running, true)
                 }
@@ -266,7 +279,16 @@ impl ToolExecutor {
     pub(crate) async fn spawn(self: &Arc<Self>, job: Job) -> Answer {
         let (trace, arrival) = (job.trace.clone(), job.limits.arrival);
         let task = self.calls.spawn(self.clone().run(job));
-        task.await.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace, arrival, Vec::new())))
+        task.await.unwrap_or_else(|error| {
+            // Polls are caught; this was the drop of a future that was cut, and so had been entered.
+            let executed = error.is_panic();
+            let error = if executed {
+                ToolError::new(ErrorCode::UNEXPECTED_ERROR, "the tool panicked")
+            } else {
+                shutting_down()
+            };
+            failure(&error, Meta { executed, ..meta(None, trace, arrival, Vec::new()) })
+        })
     }
 
     async fn run(self: Arc<Self>, mut job: Job) -> Answer {
@@ -301,8 +323,10 @@ impl ToolExecutor {
         let resource = tool.resource()?;
         let nested = job.depth > 0;
         if !nested && resource.gate.is_full() {
-            return Err(too_many_calls(resource));
+            return Err(Full::error(&resource.name));
         }
+        // Before the session is locked: a refusal must cost nothing.
+        let thread = if tool.blocking { Some(resource.context.reserve_thread()?) } else { None };
         if !resource.started() {
             Box::pin(resource.ensure_started()).await?;
         }
@@ -317,21 +341,19 @@ impl ToolExecutor {
         if let Some(lease) = &lease {
             let _ = facts.session.set(lease.session.clone());
         }
-        // A caller's permit stands for the calls that its tool makes: taking more could wait for itself.
-        let _permit = if nested {
-            None
-        } else {
-            Some(resource.gate.enter(&job.worker).await.map_err(|_| too_many_calls(resource))?)
-        };
         let mut context = ToolContext::new(Inner {
             worker: job.worker.clone(),
             trace: job.trace.clone(),
             resource: resource.context.clone(),
             session: lease.as_ref().map(|lease| lease.session.clone()),
             session_id: None,
-            cancel: job.control.cancel.clone(),
+            control: job.control.clone(),
             limits: job.limits,
             entered: facts.entered.clone(),
+            // A caller's permit stands for the calls that its tool makes: taking more could wait for itself.
+            gate: (!nested).then(|| resource.gate.clone()),
+            thread: Mutex::new(thread),
+            session_key: job.session.clone(),
             depth: job.depth,
             nested: Some(self.clone()),
         });
@@ -395,6 +417,8 @@ impl ToolExecutor {
             ttl: None,
             trace: job.trace.clone(),
             nested: Some(self.clone()),
+            depth: job.depth + 1,
+            frames: job.frames.clone(),
         };
         match &job.batch {
             Some(batch) => batch.lease(spec, &self.table).await,
@@ -477,11 +501,6 @@ fn held_by_callers(job: &Job, resource: &Arc<Resource>) -> Option<Arc<Session>> 
     None
 }
 
-fn too_many_calls(resource: &Resource) -> ToolError {
-    let message = format!("too many calls of `{}` are waiting (max_queued_calls)", resource.name);
-    ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
-}
-
 impl NestedCalls for ToolExecutor {
     fn call(
         self: Arc<Self>,
@@ -495,14 +514,14 @@ impl NestedCalls for ToolExecutor {
             let tool = self.registry.resolve(&action)?;
             let arrival = Instant::now();
             let wait = context.deadline().saturating_duration_since(arrival);
-            let control = CallControl::under(&inner.cancel);
+            let control = inner.control.child();
             let guard = DisconnectGuard(Some(control.clone()));
             let job = Job {
                 tool,
                 params: Some(params),
                 worker: inner.worker.clone(),
                 trace: inner.trace.clone(),
-                session: context.inner().session.as_ref().map_or_else(|| DEFAULT_SESSION.into(), |s| s.key.clone()),
+                session: inner.session_key.clone(),
                 session_id: None,
                 mode: SessionMode::Auto,
                 limits: Limits { arrival, wait, run: None },
@@ -570,7 +589,7 @@ pub(crate) fn failure(error: &ToolError, meta: Meta) -> Answer {
         code: error.code(),
         message: error.message().to_owned().into(),
         data: error.data().and_then(|data| serde_json::value::to_raw_value(data).ok()),
-        error: Some(ErrorBody { ..error.body().clone() }),
+        error: Some(error.body().clone()),
         temporary_session: meta.temporary_session,
         meta,
     }

@@ -5,8 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sandbox_types::WorkerId;
+use sandbox_types::{ErrorCode, WorkerId};
 use tokio::sync::oneshot;
+
+use crate::error::ToolError;
 
 /// The gate of one resource.
 pub(crate) struct Gate {
@@ -31,6 +33,13 @@ pub(crate) struct Permit(Arc<Gate>);
 /// The queue is full.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Full;
+
+impl Full {
+    pub(crate) fn error(resource: &str) -> ToolError {
+        let message = format!("too many calls of `{resource}` are waiting (max_queued_calls)");
+        ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
+    }
+}
 
 impl Gate {
     pub(crate) fn new(max_active: usize, max_queued: usize) -> Arc<Self> {

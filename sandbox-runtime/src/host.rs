@@ -97,6 +97,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        // Whoever still holds the executor must not begin on a runtime that is gone.
+        self.executor.drain();
         // A blocking body that never returns must not keep the process alive.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(1));

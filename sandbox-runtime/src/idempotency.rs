@@ -61,6 +61,8 @@ enum Stage {
 pub(crate) struct Running {
     outcome: watch::Sender<Option<Arc<Answer>>>,
     waiting: AtomicUsize,
+    /// How often someone began to wait: a timer of an earlier absence must not end a later one.
+    visits: AtomicUsize,
     pub(crate) control: Arc<CallControl>,
 }
 
@@ -123,6 +125,7 @@ impl IdempotencyStore {
         let running = Arc::new(Running {
             outcome: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
+            visits: AtomicUsize::new(0),
             control: control.clone(),
         });
         state.entries.insert(key, Entry { digest, stage: Stage::Running(running.clone()) });
@@ -132,7 +135,8 @@ impl IdempotencyStore {
     /// The request ended: its answer is kept if the tool was entered, else the key is free again.
     pub(crate) fn end(&self, worker: &WorkerId, key: &str, running: &Running, answer: &Arc<Answer>) {
         let key: Key = (worker.clone(), Box::from(key));
-        let bytes = answer.data.as_ref().map_or(0, |data| data.get().len()) + answer.message.len() + 512;
+        let warnings: usize = answer.meta.warnings.iter().map(String::len).sum();
+        let bytes = answer.data.as_ref().map_or(0, |data| data.get().len()) + 2 * answer.message.len() + warnings + 512;
         let mut state = self.state();
         if answer.meta.executed {
             let fits = bytes <= self.max_bytes / 4;
@@ -190,6 +194,7 @@ impl Running {
         reattach: Duration,
         runtime: &tokio::runtime::Handle,
     ) -> Option<Arc<Answer>> {
+        self.visits.fetch_add(1, Ordering::AcqRel);
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let waiter = Waiter { running: self, reattach, runtime };
         let mut outcome = self.outcome.subscribe();
@@ -211,8 +216,9 @@ impl Drop for Waiter<'_> {
         if last && self.running.outcome.borrow().is_none() {
             let (running, reattach) = (self.running.clone(), self.reattach);
             self.runtime.spawn(async move {
+                let visits = running.visits.load(Ordering::Acquire);
                 tokio::time::sleep(reattach).await;
-                if running.waiting.load(Ordering::Acquire) == 0 {
+                if running.waiting.load(Ordering::Acquire) == 0 && running.visits.load(Ordering::Acquire) == visits {
                     running.control.disconnect();
                 }
             });

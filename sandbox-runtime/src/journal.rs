@@ -46,9 +46,9 @@ impl Journal {
         file.try_lock()
             .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir"))?;
         let mut open: HashMap<String, OpenSession> = HashMap::new();
-        for line in BufReader::new(&file).lines() {
-            // The last line may be cut off: the process may have died in the middle of it.
-            match serde_json::from_str(&line?) {
+        for line in BufReader::new(&file).split(b'\n') {
+            // The last line may be cut off, also within a character: the process may have died in the middle of it.
+            match serde_json::from_slice(&line?) {
                 Ok(Line::Open(session)) => {
                     open.insert(session.id.clone(), session);
                 }
@@ -91,6 +91,8 @@ fn write_line(file: &mut File, line: &Line) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::{Journal, OpenSession};
 
     fn session(id: &str) -> OpenSession {
@@ -105,6 +107,7 @@ mod tests {
         journal.opened(session("a"));
         journal.opened(session("b"));
         journal.closed("a");
+        journal.file.lock().expect("no panic").write_all(b"{\"open\":{\"worker\":\"\xc3").expect("writes");
         assert!(Journal::open(folder.path()).is_err(), "one server per folder");
         drop(journal);
         for _ in 0..2 {

@@ -18,7 +18,7 @@ use crate::{
     naming::{label, parse_key},
     resource::{Resource, new_trace},
     router::{Found, shutting_down},
-    session::Session,
+    session::{EndReason, Session},
     time::rfc3339,
 };
 
@@ -79,7 +79,20 @@ impl ToolExecutor {
             .map_err(|error| ToolError::new(ErrorCode::INVALID_INPUT, format!("session_config: {error}")))?;
         let config = resource.session_schema.check(Some(&raw)).map_err(|error| error.inside("session_config"))?;
         let nested = Some(self.clone() as _);
-        self.table.create(SessionSpec { worker, resource, key, config, label, ttl, trace: new_trace(), nested }).await
+        self.table
+            .create(SessionSpec {
+                worker,
+                resource,
+                key,
+                config,
+                label,
+                ttl,
+                trace: new_trace(),
+                nested,
+                depth: 0,
+                frames: None,
+            })
+            .await
     }
 
     /// Destroys a session; its cleanup goes on behind.
@@ -91,7 +104,9 @@ impl ToolExecutor {
         let session = match (&request.session_id, &request.resource_type) {
             (Some(id), _) => {
                 let session = self.table.find_id(worker, id)?.session.clone();
-                self.table.destroy(worker, &session.resource.name, &session.key)?
+                // This one, and not what may stand under its name by now.
+                self.table.end(&session, &EndReason::Destroyed);
+                Some(session)
             }
             (None, Some(resource)) => {
                 let resource = self.registry.resource(resource)?;

@@ -20,19 +20,20 @@ use crate::{
     error::{Result, ToolError},
     gate::Gate,
     linked::{Linked, LinkedBackend, own_part},
-    nearest::nearest,
+    nearest::{nearest, shown},
     resource::Resource,
     schema::{ParamsSchema, generate},
     tool::SessionUse,
 };
+
+/// No tool has a longer name; for longer ones no candidates are looked for.
+const LONGEST_NAME: usize = 256;
 
 /// Everything that can be called.
 pub struct Registry {
     tools: Vec<Arc<ToolEntry>>,
     /// Every spelling of every tool: one look-up per call.
     names: HashMap<Box<str>, Named, ahash::RandomState>,
-    /// Full names by simple name, for listings by name.
-    simple: BTreeMap<String, Vec<String>>,
     resources: Vec<Arc<Resource>>,
 }
 
@@ -42,6 +43,7 @@ pub struct ToolEntry {
     pub(crate) resource_type: Option<String>,
     pub(crate) index: usize,
     pub(crate) session: SessionUse,
+    pub(crate) blocking: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) params: ParamsSchema,
     /// As `GET /tools` shows it.
@@ -113,7 +115,7 @@ impl Registry {
     }
 
     fn empty() -> Self {
-        Self { tools: Vec::new(), names: HashMap::default(), simple: BTreeMap::new(), resources: Vec::new() }
+        Self { tools: Vec::new(), names: HashMap::default(), resources: Vec::new() }
     }
 
     /// The tool that a request's `action` means.
@@ -132,7 +134,7 @@ impl Registry {
             }
             None => {
                 let candidates = self.candidates(action);
-                let mut message = format!("tool `{action}` is not known");
+                let mut message = format!("tool `{}` is not known", shown(action));
                 if let Some(first) = candidates.first() {
                     message = format!("{message}; did you mean `{first}`?");
                 }
@@ -143,6 +145,9 @@ impl Registry {
     }
 
     fn candidates(&self, action: &str) -> Vec<String> {
+        if action.len() > LONGEST_NAME {
+            return Vec::new();
+        }
         let visible = || self.tools.iter().filter(|tool| !tool.info.hidden && tool.is_on());
         let mut scored: Vec<_> = visible()
             .map(|tool| {
@@ -159,11 +164,6 @@ impl Registry {
     /// Every tool, those that are off included, by full name.
     pub fn tools(&self) -> impl Iterator<Item = &Arc<ToolEntry>> {
         self.tools.iter()
-    }
-
-    /// Full names of the tools with this simple name.
-    pub fn full_names(&self, simple: &str) -> &[String] {
-        self.simple.get(simple).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
@@ -328,6 +328,7 @@ impl Build<'_> {
                         resource_type,
                         index,
                         session: view.session,
+                        blocking: view.blocking,
                         timeout: view.timeout,
                         params,
                         info,
@@ -375,8 +376,10 @@ impl Build<'_> {
         }
         let mut simple: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (index, tool) in tools.iter().enumerate() {
-            registry.simple.entry(tool.info.name.clone()).or_default().push(tool.full_name.clone());
-            simple.entry(&tool.info.name).or_default().push(index);
+            // A tool that is off must not make the name of one that is on ambiguous.
+            if tool.is_on() {
+                simple.entry(&tool.info.name).or_default().push(index);
+            }
         }
         let mut aliases: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, tool) in tools.iter().enumerate() {

@@ -11,7 +11,7 @@ use std::{
 use sandbox_types::{ErrorCode, ResourceInfo, ResourceLimits, TraceId};
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     backend::About,
@@ -21,9 +21,10 @@ use crate::{
     error::{Result, ToolError},
     gate::Gate,
     pace::{Begun, Pace},
+    router::shutting_down,
     schema::ParamsSchema,
     session::{EndReason, Session},
-    supervise::catch,
+    supervise::{CallControl, Cause, catch},
 };
 
 /// How long a cleanup may take before it counts as orphaned; it is not cut off.
@@ -62,6 +63,8 @@ pub(crate) struct Resource {
 #[derive(Default)]
 pub(crate) struct Start {
     started: AtomicBool,
+    /// Set once, by the end of the server.
+    stopped: AtomicBool,
     running: Mutex<Option<watch::Receiver<Option<Result<()>>>>>,
     last_error: Mutex<Option<String>>,
 }
@@ -88,13 +91,16 @@ impl Resource {
         }
         let mut outcome = self.join_start();
         let answer = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        answer.unwrap_or_else(|| Err(ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")))
+        answer.unwrap_or_else(|| Err(shutting_down()))
     }
 
     fn join_start(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
         let mut running = self.start.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(outcome) = &*running {
             return outcome.clone();
+        }
+        if self.start.stopped.load(Ordering::Acquire) {
+            return watch::channel(Some(Err(shutting_down()))).1;
         }
         let (sender, outcome) = watch::channel(self.started().then_some(Ok(())));
         if self.started() {
@@ -130,6 +136,12 @@ impl Resource {
 
     /// Ends the resource once nothing uses it.
     pub(crate) async fn stop(&self, limit: Duration) {
+        self.start.stopped.store(true, Ordering::Release);
+        let starting = self.start.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(mut starting) = starting {
+            // What is starting now must be shut down too.
+            let _ = tokio::time::timeout(limit, starting.wait_for(Option::is_some)).await;
+        }
         if !self.started() {
             return;
         }
@@ -162,15 +174,19 @@ impl Resource {
         let mut orphan = None;
         let mut back_off = Duration::from_secs(1);
         loop {
+            let control = CallControl::new();
             let context = ToolContext::new(Inner {
                 worker: session.worker.clone(),
                 trace: new_trace(),
                 resource: self.context.clone(),
                 session: None,
                 session_id: Some(session.id().clone()),
-                cancel: CancellationToken::new(),
+                control: control.clone(),
                 limits: Limits { arrival: Instant::now(), wait: CLEANUP_LIMIT, run: None },
                 entered: Entered::default(),
+                gate: None,
+                thread: Mutex::default(),
+                session_key: session.key.clone(),
                 depth: 0,
                 nested: None,
             });
@@ -181,6 +197,7 @@ impl Resource {
                 Err(_) => {
                     tracing::error!(resource = %self.name, session = %session.id(), "cleanup takes longer than 30 s");
                     orphan.get_or_insert_with(|| Orphan::new(&self.orphaned));
+                    control.fire(Cause::Deadline);
                     // Cutting it off midway would leave more behind than waiting.
                     round.await
                 }

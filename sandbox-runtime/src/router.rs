@@ -24,6 +24,9 @@ use crate::{
 /// Locks of the table: a call takes one of them, for well under a microsecond.
 const SHARDS: usize = 64;
 
+/// Workers are told of so many sessions that ended by themselves.
+const MAX_NOTES: usize = 100_000;
+
 pub(crate) type Shard = HashMap<WorkerId, Worker, ahash::RandomState>;
 
 /// All sessions of all resources.
@@ -35,6 +38,8 @@ pub(crate) struct SessionTable {
     pub(crate) incarnation: u32,
     pub(crate) next_ordinal: AtomicU64,
     pub(crate) draining: AtomicBool,
+    /// Notes of sessions that are gone; the sweep counts them.
+    notes: AtomicUsize,
     pub(crate) runtime: Handle,
     pub(crate) orphaned: Arc<AtomicUsize>,
 }
@@ -111,6 +116,7 @@ impl SessionTable {
             incarnation: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)),
             next_ordinal: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            notes: AtomicUsize::new(0),
             runtime,
             orphaned: Arc::default(),
         };
@@ -228,7 +234,8 @@ impl SessionTable {
             } else {
                 let label = label(&session.resource.name, &session.key);
                 if matches!(entry.places.get(&*label), Some(Place::Live(live)) if Arc::ptr_eq(live, session)) {
-                    if reason.asked_for() {
+                    // Beyond the bound a worker is told only if it names the session's id.
+                    if reason.asked_for() || self.notes.load(Ordering::Relaxed) >= MAX_NOTES {
                         entry.places.remove(&*label);
                         self.forget(session.id());
                     } else {
@@ -303,6 +310,7 @@ impl SessionTable {
 
     /// Ends idle sessions, forgets old notes and gives memory back.
     pub(crate) fn sweep(&self) {
+        let mut notes = 0;
         for mut shard in self.all() {
             let sessions = shard.values().flat_map(Worker::sessions);
             let expired: Vec<_> = sessions.filter(|session| session.expired()).cloned().collect();
@@ -313,17 +321,26 @@ impl SessionTable {
             let ended: Vec<_> = expired.iter().map(end).collect();
             shard.retain(|_, worker| {
                 worker.places.retain(|_, place| match place {
-                    Place::Gone { since, .. } => since.elapsed() <= crate::gone::REMEMBERED,
+                    Place::Gone { since, id, .. } => {
+                        let kept = since.elapsed() <= crate::gone::REMEMBERED;
+                        if !kept {
+                            self.forget(id);
+                        }
+                        kept
+                    }
                     Place::Creating(_) | Place::Live(_) => true,
                 });
                 !(worker.places.is_empty() && worker.temporary.is_empty() && worker.counts.is_empty())
             });
+            let gone = |place: &&Place| matches!(place, Place::Gone { .. });
+            notes += shard.values().map(|worker| worker.places.values().filter(gone).count()).sum::<usize>();
             if shard.capacity() > 4 * shard.len().max(16) {
                 shard.shrink_to_fit();
             }
             drop(shard);
             ended.into_iter().for_each(Ended::start);
         }
+        self.notes.store(notes, Ordering::Relaxed);
         self.gone.sweep();
     }
 
@@ -338,7 +355,8 @@ impl SessionTable {
         for mut shard in self.all() {
             let sessions: Vec<_> = shard.values().flat_map(Worker::sessions).cloned().collect();
             for worker in shard.values_mut() {
-                for place in worker.places.values() {
+                // Taken out, so that one which is done at this moment finds its place gone and is cleaned up.
+                for (_, place) in worker.places.extract_if(|_, place| matches!(place, Place::Creating(_))) {
                     if let Place::Creating(creation) = place {
                         creation.cancel.cancel();
                     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     error::{Result, ToolError},
-    nearest::nearest,
+    nearest::{nearest, shown},
     tool::ParameterDefault,
 };
 
@@ -149,7 +149,7 @@ impl ParamsSchema {
         let known = self.published.get("properties").and_then(Value::as_object);
         if let (None, Some(name)) = (known, value.as_object().and_then(|members| members.keys().next())) {
             // Without any parameter the validator has no word for what came, only that it must not.
-            return Violation::unknown(name.clone()).into_error("parameter", None);
+            return Violation::unknown(name).into_error("parameter", None);
         }
         let error = self.validator.iter_errors(value).next();
         error.map_or_else(
@@ -332,7 +332,7 @@ impl Violation {
                 unknown: false,
             },
             Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-                Self::unknown(join(&path, unexpected.first().map_or("", String::as_str)))
+                Self::unknown(&join(&path, unexpected.first().map_or("", String::as_str)))
             }
             Kind::Type { kind } => Self { code: ErrorCode::INVALID_PARAMETER_TYPE, ..invalid(types(kind)) },
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
@@ -362,10 +362,10 @@ impl Violation {
         }
     }
 
-    fn unknown(parameter: String) -> Self {
+    fn unknown(parameter: &str) -> Self {
         Self {
             code: ErrorCode::INVALID_INPUT,
-            parameter,
+            parameter: shown(parameter).into_owned(),
             expected: "a known name".into(),
             found: "an unknown one".into(),
             unknown: true,

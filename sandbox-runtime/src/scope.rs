@@ -11,6 +11,7 @@ use crate::{
     backend::Backend,
     context::{Inject, ResourceContext, ToolContext},
     error::Result,
+    gate::Permit,
     session::{EndReason, Exclusive, SessionHandle, SharedGuard},
 };
 
@@ -18,6 +19,7 @@ use crate::{
 pub struct CallScope<B: Backend> {
     // Before everything else: the session is free as soon as the call is over.
     pub(crate) guard: Option<SharedGuard<B::Session>>,
+    pub(crate) _permit: Option<Permit>,
     pub(crate) backend: Arc<B>,
     pub(crate) shared: Arc<B::Shared>,
     pub(crate) context: ToolContext,
@@ -64,9 +66,14 @@ impl<B: Backend> CallScope<B> {
     pub async fn block<R: Send + 'static>(self, body: impl FnOnce(&Self) -> R + Send + 'static) -> Result<R> {
         let context = self.context.clone();
         let abandoned = context.break_session_on_drop();
-        let result = context.spawn_blocking(move || body(&self)).await?;
+        let ended = context.spawn_blocking(move || body(&self)).await;
+        // The thread is done, well or not: if it had the session to itself, its own guard knows.
         abandoned.disarm();
-        Ok(result)
+        match ended? {
+            Ok(result) => Ok(result),
+            // The executor answers a panic of a tool; this one happened on another thread.
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 }
 

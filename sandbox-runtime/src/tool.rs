@@ -39,6 +39,8 @@ pub struct Tool<B: Backend> {
     pub read_only: bool,
     /// Time limit, from the moment the method is entered, for requests that name none.
     pub timeout: Option<Duration>,
+    /// Its body is synchronous and runs on the blocking pool, through [`CallScope::block`].
+    pub blocking: bool,
     /// How it uses the session.
     pub session: SessionUse,
     /// JSON Schema of the parameters.
@@ -108,6 +110,7 @@ impl<B: Backend> Tool<B> {
             idempotent: false,
             read_only: false,
             timeout: None,
+            blocking: false,
             session,
             input_schema: P::json_schema,
             output_schema: R::json_schema,
@@ -143,7 +146,8 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// The session ended meanwhile, too many calls wait for it, or waiting could deadlock.
     pub async fn enter(self, session: SessionUse) -> Result<CallScope<B>> {
-        let Self { backend, shared, params: _, mut context, session: held, token } = self;
+        // The token stays in `self`, which is dropped last also when this ends early: `shutdown` must find `shared` free.
+        let Self { backend, shared, params: _, mut context, session: held, .. } = self;
         let guard = match (session, held) {
             (SessionUse::None, _) => None,
             (SessionUse::Shared, Some(held)) => Some(held.share(&mut context).await?),
@@ -155,8 +159,9 @@ impl<B: Backend> Call<B> {
                 ));
             }
         };
+        let permit = context.admit().await?;
         context.mark_entered();
-        Ok(CallScope { guard, backend, shared, context, _token: token })
+        Ok(CallScope { guard, _permit: permit, backend, shared, context, _token: self.token })
     }
 
     /// Enters the method of a tool that has the session to itself; waits for it.
@@ -164,11 +169,18 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// The session ended meanwhile, too many calls wait for it, or waiting could deadlock.
     pub async fn enter_exclusive(self) -> Result<(CallScope<B>, Exclusive<B::Session>)> {
-        let Self { backend, shared, params: _, mut context, session: held, token } = self;
+        let Self { backend, shared, params: _, mut context, session: held, .. } = self;
         let Some(held) = held else { return Err(no_session()) };
         let exclusive = held.exclude(&mut context).await?;
+        let permit = match context.admit().await {
+            Ok(permit) => permit,
+            Err(error) => {
+                exclusive.finish();
+                return Err(error);
+            }
+        };
         context.mark_entered();
-        Ok((CallScope { guard: None, backend, shared, context, _token: token }, exclusive))
+        Ok((CallScope { guard: None, _permit: permit, backend, shared, context, _token: self.token }, exclusive))
     }
 }
 

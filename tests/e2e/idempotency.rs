@@ -75,3 +75,25 @@ fn batches_take_a_key_too() {
     assert_eq!(server.post("/execute/batch", &body).body, first.body);
     assert_eq!(server.execute("w", "probe:total", &json!({})).data(), 2);
 }
+
+#[test]
+fn a_client_may_ask_again_under_another_trace_and_limit() {
+    let server = Server::probe();
+    let ask = |trace: &str, timeout: u32| {
+        let more = json!({ "idempotency_key": "k", "trace_id": trace, "timeout": timeout });
+        server.execute_with("w", "probe:click", &json!({ "x": 1 }), &more)
+    };
+    assert_eq!(ask("a", 5).data()["x"], 1);
+    assert_eq!(ask("b", 9).body["meta"]["trace_id"], "a", "the answer of the first");
+}
+
+#[test]
+fn each_time_the_last_client_leaves_the_wait_begins_anew() {
+    let server = Server::start(&json!({ "server": { "reattach_seconds": 1.2 }, "resources": { "probe": {} } }));
+    let body = json!({ "worker_id": "w", "action": "probe:wait", "params": { "ms": 2600 }, "idempotency_key": "k" });
+    server.abandon("/execute", &body, Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(700));
+    server.abandon("/execute", &body, Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(700));
+    server.post("/execute", &body).data();
+}

@@ -162,3 +162,52 @@ fn calls_that_wait_for_one_session_are_limited() {
         assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
     });
 }
+
+#[test]
+fn a_blocking_call_that_is_refused_leaves_its_session_whole() {
+    let server = Server::probe();
+    server.create("w", &json!({})).data();
+    thread::scope(|scope| {
+        for n in 0..64 {
+            let server = &server;
+            scope.spawn(move || {
+                server.execute(&format!("b{n}"), "probe:block_free", &json!({ "ms": 4000 })).data().clone()
+            });
+        }
+        thread::sleep(Duration::from_millis(1500));
+        let refused = server.execute("w", "probe:block", &json!({ "ms": 1 }));
+        assert_eq!((refused.code(), &refused.body["meta"]["executed"]), (4029, &json!(false)));
+        assert_eq!(server.execute("w", "probe:total", &json!({})).data(), 0);
+    });
+}
+
+#[test]
+fn who_waits_for_a_session_takes_nobodys_turn() {
+    let server = Server::start(&json!({ "resources": { "probe": { "max_concurrent_calls": 2 } } }));
+    server.create("w", &json!({})).data();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| server.execute("w", "probe:hold", &json!({ "ms": 1500 })).data().clone()))
+            .collect();
+        thread::sleep(Duration::from_millis(300));
+        server.execute("other", "probe:wait", &json!({ "ms": 1 })).data();
+        assert!(waiting.iter().all(|call| !call.is_finished()), "one holds the session, two wait for it");
+    });
+}
+
+#[test]
+fn long_names_and_long_batches_are_refused_briefly() {
+    let server = Server::probe();
+    let long = "x".repeat(2 << 20);
+    let reply = server.execute("w", &long, &json!({}));
+    assert_eq!(reply.code(), 4002);
+    assert!(reply.body.to_string().len() < 2_000, "it is not sent back whole");
+    let reply = server.execute_with("w", "probe:click", &json!({ "x": 1 }), &json!({ long.as_str(): 1 }));
+    assert_eq!(reply.data()["x"], 1);
+    assert!(reply.body.to_string().len() < 2_000, "nor is an unknown field");
+    let reply = server.execute("w", "probe:click", &json!({ long.as_str(): 1, "x": 1 }));
+    assert!(reply.code() == 4000 && reply.body.to_string().len() < 2_000, "nor an unknown parameter");
+    let actions = vec![json!({ "action": "util:echo" }); 1_001];
+    let reply = server.post("/execute/batch", &json!({ "worker_id": "w", "actions": actions }));
+    assert_eq!((reply.code(), &reply.body["error"]["parameter"]), (4000, &json!("actions")));
+}

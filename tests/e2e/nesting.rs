@@ -89,3 +89,29 @@ fn the_callers_deadline_holds_for_its_calls() {
     let reply = server.execute_with("w", &action, &params, &json!({ "timeout": 0.5 }));
     assert_eq!(reply.code(), 5006, "{reply:?}");
 }
+
+#[test]
+fn a_nested_call_that_is_cut_says_why() {
+    let server = Server::probe();
+    server.create("w", &json!({})).data();
+    std::thread::scope(|scope| {
+        let server = &server;
+        let first = scope.spawn(move || server.execute("w", "probe:hold", &json!({ "ms": 1200 })).status);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let (action, params) = nest("nest_alone", "probe:wait", &json!({ "ms": 60_000 }));
+        let reply = server.execute_with("w", &action, &params, &json!({ "timeout": 2 }));
+        assert_eq!(reply.code(), 5006, "not that the client left: {reply:?}");
+        assert_eq!(first.join().unwrap(), 200);
+    });
+}
+
+#[test]
+fn nested_calls_use_the_session_that_the_request_names() {
+    let server = Server::probe();
+    let second = json!({ "worker_id": "w", "resource_type": "probe", "session": "second" });
+    server.post("/session/create", &second).data();
+    let (action, params) = nest("nest", "probe:add", &json!({}));
+    for total in 1..=2 {
+        assert_eq!(server.execute_with("w", &action, &params, &json!({ "session": "second" })).data(), total);
+    }
+}

@@ -13,7 +13,8 @@ type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, u64)
 fn every_error_is_an_envelope_with_its_status() {
     let server = Server::start(&json!({ "server": { "body_limit_mib": 1 }, "resources": { "probe": {} } }));
     let large = vec![b' '; 2 << 20];
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
+        ("GET", "/tools?names=a&names=b", &[], b"", 400, 4002),
         ("POST", "/execute", &[JSON], b"{\"worker_id\":", 400, 4002),
         ("POST", "/execute", &[JSON], b"", 400, 4002),
         ("POST", "/execute", &[JSON], b"[1]", 400, 4004),

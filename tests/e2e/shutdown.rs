@@ -88,3 +88,18 @@ fn a_draining_server_says_so() {
     let mut server = server;
     until("it ended", || server.process.try_wait().unwrap().is_some());
 }
+
+#[test]
+fn a_keyed_batch_is_waited_for_too() {
+    let server = Server::probe();
+    let hold = json!({ "action": "probe:hold", "params": { "ms": 500 } });
+    let body = json!({ "worker_id": "w", "idempotency_key": "k", "actions": [hold, hold, hold] });
+    let reply = thread::scope(|scope| {
+        let batch = scope.spawn(|| server.post("/execute/batch", &body));
+        thread::sleep(Duration::from_millis(300));
+        server.signal(libc::SIGTERM);
+        batch.join().unwrap()
+    });
+    assert_eq!(reply.body["data"]["results"][0]["data"], 1, "{reply:?}");
+    assert_eq!(reply.body["data"]["results"][2]["data"], 3, "{reply:?}");
+}

@@ -4,7 +4,8 @@ use std::process::Command;
 
 fn exec(args: &[&str]) -> (Option<i32>, String) {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_custom-server")).arg("exec").args(args).args(["--config", config]).output();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_custom-server")).arg("exec").args(args).args(["--config", config]).output();
     let output = output.expect("the server starts");
     (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -57,6 +57,7 @@ pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenS
     let group = option(options.group.as_ref());
     let timeout = option(options.timeout_ms.map(|ms| quote!(__rt::Duration::from_millis(#ms))));
     let (hidden, idempotent, read_only) = (options.hidden, options.idempotent, options.read_only);
+    let blocking = options.blocking;
     let value = path_on(output, &quote_spanned!(output.span()=> __rt::ToolResult), "Value");
     quote! {
         #(#cfgs)*
@@ -72,6 +73,7 @@ pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenS
                 idempotent: #idempotent,
                 read_only: #read_only,
                 timeout: #timeout,
+                blocking: #blocking,
                 session: #session,
                 input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                 output_schema: <#value as __rt::schemars::JsonSchema>::json_schema,

@@ -47,6 +47,7 @@ const _: () = {
                     idempotent: false,
                     read_only: false,
                     timeout: __rt::Option::None,
+                    blocking: false,
                     session: __rt::SessionUse::None,
                     input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
@@ -142,6 +143,7 @@ const _: () = {
                     idempotent: false,
                     read_only: false,
                     timeout: __rt::Option::None,
+                    blocking: false,
                     session: __rt::SessionUse::None,
                     input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<

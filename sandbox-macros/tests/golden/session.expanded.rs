@@ -93,6 +93,7 @@ const _: () = {
                     idempotent: true,
                     read_only: true,
                     timeout: __rt::Option::None,
+                    blocking: false,
                     session: if <VmSession as __rt::Lend<
                         __rt::CallScope<VmBackend>,
                         _,
@@ -183,6 +184,7 @@ const _: () = {
                     idempotent: false,
                     read_only: false,
                     timeout: __rt::Option::Some(__rt::Duration::from_millis(10000u64)),
+                    blocking: false,
                     session: __rt::SessionUse::Exclusive,
                     input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
@@ -254,6 +256,7 @@ const _: () = {
                     idempotent: false,
                     read_only: false,
                     timeout: __rt::Option::None,
+                    blocking: true,
                     session: __rt::SessionUse::Exclusive,
                     input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<

@@ -39,6 +39,7 @@ const _: () = {
                     idempotent: false,
                     read_only: false,
                     timeout: __rt::Option::None,
+                    blocking: false,
                     session: __rt::SessionUse::None,
                     input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
@@ -116,6 +117,7 @@ const _: () = {
                             idempotent: false,
                             read_only: false,
                             timeout: __rt::Option::None,
+                            blocking: true,
                             session: if <WorkerId as __rt::Lend<
                                 __rt::CallScope<Plain>,
                                 _,

@@ -84,7 +84,9 @@ fn without_port(host: &str) -> &str {
 /// # Errors
 /// Why it may not.
 pub(super) fn check(request: &ServiceRequest) -> Result<(), Failure> {
-    let Some(access) = request.app_data::<web::Data<Access>>() else { return Ok(()) };
+    let Some(access) = request.app_data::<web::Data<Access>>() else {
+        return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing").into());
+    };
     access.refuse_foreign(request.headers())?;
     let trusted = access.has_token(request.headers());
     let path = request.path();

@@ -10,7 +10,14 @@ use sandbox_types::{
 use serde::de::DeserializeOwned;
 
 use super::render::Failure;
-use crate::{error::ToolError, nearest::nearest, schema::BodySchema};
+use crate::{
+    error::ToolError,
+    nearest::{nearest, shown},
+    schema::BodySchema,
+};
+
+/// Unknown fields that are named; a client that sends more has another problem.
+const MAX_WARNINGS: usize = 8;
 
 /// A request body that the server knows.
 pub(super) trait WireBody: DeserializeOwned + 'static {
@@ -99,8 +106,11 @@ fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
     let mut warnings = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     // Ignored, as existing clients need it, but not in silence.
-    let parsed =
-        serde_ignored::deserialize(&mut deserializer, |path| warnings.push(unknown_field::<T>(&path.to_string())));
+    let parsed = serde_ignored::deserialize(&mut deserializer, |path| {
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(unknown_field::<T>(&path.to_string()));
+        }
+    });
     match parsed.and_then(|value| deserializer.end().map(|()| value)) {
         Ok(value) => Ok(Body { value, warnings }),
         Err(error) => Err(match serde_json::from_slice::<serde_json::Value>(bytes) {
@@ -113,7 +123,7 @@ fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
 fn unknown_field<T: WireBody>(path: &str) -> String {
     match nearest(path, T::schema().fields()) {
         Some(near) => format!("unknown field `{path}` is ignored; did you mean `{near}`?"),
-        None => format!("unknown field `{path}` is ignored"),
+        None => format!("unknown field `{}` is ignored", shown(path)),
     }
 }
 

@@ -7,8 +7,7 @@ mod routes;
 mod shutdown;
 
 use std::{
-    future,
-    io,
+    future, io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -212,6 +211,7 @@ fn serve(
                 .app_data(service.clone())
                 .app_data(access.clone())
                 .app_data(web::PayloadConfig::new(body_limit))
+                .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
                 .wrap_fn(|request, service| match access::check(&request) {
                     Ok(()) => Either::Left(service.call(request)),
                     Err(refused) => Either::Right(future::ready(Err(refused.into()))),

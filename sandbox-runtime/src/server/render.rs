@@ -43,6 +43,11 @@ impl ResponseError for Failure {
     }
 }
 
+/// A query that the route cannot read.
+pub(super) fn bad_query(error: &actix_web::error::QueryPayloadError) -> Failure {
+    Failure(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the query: {error}")))
+}
+
 /// An error that no tool call stands behind.
 pub(super) fn refusal(error: &ToolError) -> HttpResponse {
     envelope(&failure(error, Meta::default()))

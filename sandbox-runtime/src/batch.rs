@@ -9,9 +9,10 @@ use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody,
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
+    answer::{Answer, failure, meta},
     creation::SessionSpec,
     error::{Result, ToolError},
-    executor::{Answer, CallControl, DisconnectGuard, Job, ToolExecutor, failure, meta},
+    executor::{CallControl, DisconnectGuard, Job, ToolExecutor},
     naming::parse_key,
     resource::new_trace,
     router::{SessionTable, shutting_down},

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     future::Future,
+    iter::successors,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -167,6 +168,13 @@ pub(crate) struct Frame {
     pub(crate) parent: Option<Arc<Frame>>,
 }
 
+impl Frame {
+    /// This hold and those of the callers, innermost first.
+    pub(crate) fn chain(first: Option<&Arc<Self>>) -> impl Iterator<Item = &Arc<Self>> {
+        successors(first, |frame| frame.parent.as_ref())
+    }
+}
+
 /// What runs the calls that a tool makes; the executor.
 pub(crate) trait NestedCalls: Send + Sync {
     fn call(
@@ -264,25 +272,12 @@ impl ToolContext {
 
     /// Whether one of the callers holds this session, and how.
     pub(crate) fn held(&self, session: &Arc<Session>) -> Option<&Arc<Frame>> {
-        let mut next = self.frames.as_ref();
-        while let Some(frame) = next {
-            if Arc::ptr_eq(&frame.session, session) {
-                return Some(frame);
-            }
-            next = frame.parent.as_ref();
-        }
-        None
+        Frame::chain(self.frames.as_ref()).find(|frame| Arc::ptr_eq(&frame.session, session))
     }
 
     /// The highest ordinal among the sessions held; waiting for a session above it cannot deadlock.
     pub(crate) fn highest_held(&self) -> Option<u64> {
-        let mut highest = None;
-        let mut next = self.frames.as_ref();
-        while let Some(frame) = next {
-            highest = highest.max(Some(frame.session.ordinal()));
-            next = frame.parent.as_ref();
-        }
-        highest
+        Frame::chain(self.frames.as_ref()).map(|frame| frame.session.ordinal()).max()
     }
 
     pub(crate) fn push_frame(

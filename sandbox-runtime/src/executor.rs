@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use sandbox_types::{Envelope, ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
+use sandbox_types::{ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
 use serde_json::value::RawValue;
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    answer::{Answer, failure, log, meta, success},
     batch::BatchSessions,
     context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, ToolContext},
     creation::SessionSpec,
@@ -31,9 +32,6 @@ use crate::{
 };
 
 pub(crate) use crate::supervise::CallControl;
-
-/// What a call is answered: its `data` is the tool's result as it was serialised, once.
-pub type Answer = Envelope<Box<RawValue>>;
 
 /// Time limits that hold for every call.
 #[derive(Clone, Copy, Debug)]
@@ -207,18 +205,14 @@ impl ToolExecutor {
         (half(1) << 64) | half(2)
     }
 
-    /// The limits of a call that starts now, before its tool is known.
-    fn limit_of(&self, requested: Option<Duration>) -> Limits {
-        let wait = requested.unwrap_or(self.limits.default).min(self.limits.max);
-        Limits { arrival: Instant::now(), wait, run: None }
-    }
-
+    /// The limits of a call of this tool: the request's, else the tool's, else the server's, and never above the maximum.
     pub(crate) fn limits_for(&self, tool: &ToolEntry, requested: Option<Duration>, arrival: Instant) -> Limits {
+        let wait = requested.unwrap_or(self.limits.default).min(self.limits.max);
         let run = match requested {
             Some(_) => None,
             None => tool.timeout.map(|timeout| timeout.min(self.limits.max)),
         };
-        Limits { arrival, run, ..self.limit_of(requested) }
+        Limits { arrival, wait, run }
     }
 
     fn prepare(
@@ -490,15 +484,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The session of this resource and name that a caller of this call holds, if one does.
 fn held_by_callers(job: &Job, resource: &Arc<Resource>) -> Option<Arc<Session>> {
-    let mut next = job.frames.as_ref();
-    while let Some(frame) = next {
-        let session = &frame.session;
-        if Arc::ptr_eq(&session.resource, resource) && session.key == job.session {
-            return Some(session.clone());
-        }
-        next = frame.parent.as_ref();
-    }
-    None
+    let of_this = |session: &&Arc<Session>| Arc::ptr_eq(&session.resource, resource) && session.key == job.session;
+    Frame::chain(job.frames.as_ref()).map(|frame| &frame.session).find(of_this).cloned()
 }
 
 impl NestedCalls for ToolExecutor {
@@ -557,58 +544,4 @@ impl Drop for DisconnectGuard {
             control.disconnect();
         }
     }
-}
-
-pub(crate) fn meta(tool: Option<&ToolEntry>, trace: TraceId, arrival: Instant, warnings: Vec<String>) -> Meta {
-    Meta {
-        tool: tool.map(|tool| tool.full_name.clone()),
-        resource_type: tool.and_then(|tool| tool.resource_type.clone()),
-        trace_id: Some(trace),
-        execution_time_ms: (arrival.elapsed().as_secs_f64() * 1e6).round() / 1e3,
-        warnings,
-        ..Meta::default()
-    }
-}
-
-pub(crate) fn success(data: Box<RawValue>, meta: Meta) -> Answer {
-    Envelope {
-        success: true,
-        code: ErrorCode::SUCCESS,
-        message: "success".into(),
-        data: Some(data),
-        error: None,
-        temporary_session: meta.temporary_session,
-        meta,
-    }
-}
-
-/// The envelope of a failure.
-pub(crate) fn failure(error: &ToolError, meta: Meta) -> Answer {
-    Envelope {
-        success: false,
-        code: error.code(),
-        message: error.message().to_owned().into(),
-        data: error.data().and_then(|data| serde_json::value::to_raw_value(data).ok()),
-        error: Some(error.body().clone()),
-        temporary_session: meta.temporary_session,
-        meta,
-    }
-}
-
-/// The one event of a call, at its end; never its parameters.
-fn log(answer: &Answer, worker: &WorkerId, entered: Option<Duration>) {
-    let meta = &answer.meta;
-    let total_ms = meta.execution_time_ms;
-    let wait_ms = entered.map_or(total_ms, |entered| (entered.as_secs_f64() * 1e6).round() / 1e3);
-    tracing::info!(
-        target: "sandbox::call",
-        trace = meta.trace_id.as_ref().map(TraceId::as_str),
-        worker = worker.as_str(),
-        session = meta.session_id.as_ref().map(SessionId::as_str),
-        tool = meta.tool.as_deref(),
-        code = answer.code.number(),
-        wait_ms,
-        run_ms = total_ms - wait_ms,
-        bytes = answer.data.as_ref().map_or(0, |data| data.get().len()),
-    );
 }

@@ -13,8 +13,9 @@ use sandbox_types::{ErrorCode, WorkerId};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    answer::Answer,
     error::{Result, ToolError},
-    executor::{Answer, CallControl},
+    supervise::CallControl,
 };
 
 /// How long an answer is kept.

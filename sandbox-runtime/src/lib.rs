@@ -9,6 +9,7 @@
 
 extern crate self as sandbox_runtime;
 
+pub mod answer;
 pub mod backend;
 pub mod config;
 pub mod context;
@@ -68,7 +69,7 @@ pub mod __private {
         scope::{CallScope, Cleanup, HookScope, Initialize, Lend, Lent, New, SessionOf, Shutdown, Warmup},
         session::Exclusive,
         slice::{BACKENDS, BackendEntry, TOOL_BLOCKS, ToolBlock},
-        tool::{Call, HookResult, Parameter, ParameterDefault, SessionUse, Tool, ToolFuture, ToolResult},
+        tool::{Call, HookResult, ParameterDefault, SessionUse, Tool, ToolFuture, ToolResult},
     };
     pub use std::{boxed::Box, option::Option, result::Result as StdResult, sync::Arc, time::Duration};
     pub use {linkme, schemars, serde, serde_json};

@@ -95,7 +95,7 @@ pub(crate) struct Session {
     last_activity_ms: AtomicU64,
     /// `RwLock<Option<S>>`; `erase.rs` knows `S`.
     pub(crate) cell: Arc<dyn Any + Send + Sync>,
-    /// Fires when the session ends; the tokens of its calls are children.
+    /// Fires when the session ends; `supervise` passes it on to the calls that run on it.
     pub(crate) cancel: CancellationToken,
     waiting: AtomicU32,
     state: Mutex<State>,

@@ -239,13 +239,3 @@ impl<T, E: Into<ToolError>> HookResult for Result<T, E> {
         self.map_err(Into::into)
     }
 }
-
-/// What a parameter that the client sends must be.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be a parameter that a client sends",
-    label = "needs `Deserialize` and `JsonSchema`",
-    note = "derive `serde::Deserialize` and `schemars::JsonSchema` for it; what the runtime injects is taken by reference"
-)]
-pub trait Parameter: DeserializeOwned + JsonSchema + Send {}
-
-impl<T: DeserializeOwned + JsonSchema + Send> Parameter for T {}

@@ -117,6 +117,9 @@ impl HttpServiceServerBuilder {
     pub fn start(self) -> Result<HttpServiceServer, ServerError> {
         let Self { config, linked, on_listening } = self;
         let linked = linked.unwrap_or_else(Linked::discover);
+        if config.server.control_port.is_some() {
+            tracing::warn!("server.control_port is set, and this version opens no control port");
+        }
         let listener = listen(&config)?;
         let address = listener.local_addr().map_err(ServerError::Http)?;
         let host = Host::start(&config, &linked)?;

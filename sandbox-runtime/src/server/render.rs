@@ -10,8 +10,8 @@ use sandbox_types::{ErrorCode, Meta};
 use serde::Serialize;
 
 use crate::{
+    answer::{Answer, failure},
     error::ToolError,
-    executor::{Answer, failure},
 };
 
 /// When to come again after a refusal for want of capacity.
@@ -73,7 +73,7 @@ pub(super) fn envelope(answer: &Answer) -> HttpResponse {
 /// Data of a route that envelopes what it answers.
 pub(super) fn success(data: &impl Serialize) -> HttpResponse {
     match serde_json::value::to_raw_value(data) {
-        Ok(data) => envelope(&crate::executor::success(data, Meta::default())),
+        Ok(data) => envelope(&crate::answer::success(data, Meta::default())),
         Err(error) => refusal(&ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())),
     }
 }

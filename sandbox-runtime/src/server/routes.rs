@@ -205,7 +205,7 @@ async fn tool_schema(service: Data<Service>, name: Path<String>) -> HttpResponse
                 ErrorCode::NOT_FOUND.name().clone_into(&mut body.name);
                 body
             });
-            let answer = crate::executor::failure(&error, sandbox_types::Meta::default());
+            let answer = crate::answer::failure(&error, sandbox_types::Meta::default());
             let mut body = serde_json::to_value(answer).unwrap_or_default();
             // The word that clients of the `/api/v1` contract look for.
             body["status"] = Value::from("error");

@@ -9,6 +9,8 @@
 //! }
 //! ```
 
+#[cfg(feature = "jemalloc")]
+mod allocator;
 mod args;
 mod check;
 mod exec;
@@ -21,6 +23,9 @@ mod tools;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+
+#[cfg(feature = "jemalloc")]
+pub use allocator::give_memory_back;
 
 use args::{Args, Command};
 

@@ -25,6 +25,8 @@ pub(crate) fn run(args: Serve) -> ExitCode {
     if let Err(error) = log::init(&config.server.log) {
         return print::errors(&error, NOT_RUN);
     }
+    #[cfg(feature = "jemalloc")]
+    crate::give_memory_back();
     let announce = |address| print::line(format!("listening on http://{address}"));
     match HttpServiceServer::builder().config(config).linked(linked).on_listening(announce).run() {
         Ok(()) => ExitCode::SUCCESS,

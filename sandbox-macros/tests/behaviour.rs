@@ -65,7 +65,7 @@ impl Counter {
 
     async fn cleanup(&self, Total(total): Total, reason: &EndReason) -> Result<()> {
         note(format!("cleanup {total} {}", reason.as_str()));
-        Ok(())
+        if total == 99 { Err(ToolError::execution("nothing is left to try again with")) } else { Ok(()) }
     }
 
     /// Add.
@@ -170,6 +170,7 @@ fn calls_run_through_the_glue() {
     client.session("unlucky");
     let answer = client.call("unlucky", "counter:add", &json!({}));
     assert_eq!((&answer["success"], &answer["message"]), (&json!(false), &json!("no luck")));
+    assert_eq!(answer["meta"]["executed"], false);
     assert_eq!(client.call("unlucky", "peek", &json!({}))["data"], "unlucky 0 2");
 
     // A panic while the session is borrowed by `&mut` breaks it.
@@ -178,6 +179,7 @@ fn calls_run_through_the_glue() {
 
     let executor = host.executor().clone();
     host.handle().block_on(async move { executor.shutdown(std::time::Duration::from_secs(5), true).await });
+    assert_eq!(host.executor().readiness().1["failed_cleanups"], 1);
     let log = LOG.lock().unwrap().clone();
     assert!(log.contains(&"cleanup 99 broken".to_owned()), "{log:?}");
     assert!(log.iter().any(|line| line.starts_with("cleanup 0 ")), "{log:?}");

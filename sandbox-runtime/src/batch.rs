@@ -5,11 +5,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody, ErrorCode, SessionMode, TraceId};
+use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody, ErrorCode, TraceId};
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
     answer::{Answer, failure, meta},
+    context::SessionChoice,
     creation::SessionSpec,
     error::{Result, ToolError},
     executor::{CallControl, DisconnectGuard, Job, ToolExecutor},
@@ -39,7 +40,7 @@ impl BatchSessions {
     pub(crate) async fn lease(&self, spec: SessionSpec, table: &Arc<SessionTable>) -> Result<Arc<Lease>> {
         let cell = {
             let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-            cells.entry((spec.resource.name.clone(), spec.key.clone())).or_default().clone()
+            cells.entry((spec.resource.name.clone(), spec.choice.key.clone())).or_default().clone()
         };
         cell.get_or_try_init(|| table.create_temporary(spec)).await?.session.lease()
     }
@@ -155,7 +156,7 @@ impl ToolExecutor {
                 }
                 Ok((self.registry.resolve(&action.action)?, parse_key(action.session.as_deref())?.into()))
             })();
-            let (tool, session) = match prepared {
+            let (tool, key) = match prepared {
                 Ok(prepared) => prepared,
                 Err(error) => return failure(&error, meta(None, trace, arrival, Vec::new())),
             };
@@ -165,13 +166,12 @@ impl ToolExecutor {
                 params: action.params,
                 worker,
                 trace,
-                session,
+                choice: SessionChoice { batch: Some(sessions), ..SessionChoice::named(key) },
                 session_id: None,
-                mode: SessionMode::Auto,
                 limits,
                 control,
-                batch: Some(sessions),
                 frames: None,
+                passed: None,
                 depth: 0,
                 warnings: Vec::new(),
             };

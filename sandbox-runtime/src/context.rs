@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use sandbox_types::{ErrorCode, SessionId, TraceId, WorkerId};
+use sandbox_types::{ErrorCode, SessionId, SessionMode, TraceId, WorkerId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    batch::BatchSessions,
     error::{Result, ToolError},
     gate::{Full, Gate, Permit},
     session::Session,
@@ -120,12 +121,50 @@ pub(crate) struct Inner {
     pub(crate) entered: Entered,
     /// The gate that the call passes once it has its session: who waits for a session takes nobody's turn.
     pub(crate) gate: Option<Arc<Gate>>,
+    /// The gates that its callers have passed; their permits stand for this call too.
+    pub(crate) passed: Option<Arc<Passed>>,
     /// Reserved for a blocking body before its session was locked.
     pub(crate) thread: Mutex<Option<OwnedSemaphorePermit>>,
-    /// The request field `session`, also for the calls that the tool makes.
-    pub(crate) session_key: Arc<str>,
+    /// How the request chose its session, also for the calls that the tool makes.
+    pub(crate) choice: SessionChoice,
     pub(crate) depth: u8,
     pub(crate) nested: Option<Arc<dyn NestedCalls>>,
+}
+
+/// Which session a request means.
+#[derive(Clone)]
+pub(crate) struct SessionChoice {
+    /// The request field `session`.
+    pub(crate) key: Arc<str>,
+    pub(crate) mode: SessionMode,
+    /// The temporary sessions of the batch that the request belongs to.
+    pub(crate) batch: Option<Arc<BatchSessions>>,
+}
+
+/// A gate that a caller has passed.
+pub(crate) struct Passed {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) before: Option<Arc<Passed>>,
+}
+
+impl SessionChoice {
+    /// Of a request that says no more than a name.
+    pub(crate) fn named(key: Arc<str>) -> Self {
+        Self { key, mode: SessionMode::Auto, batch: None }
+    }
+}
+
+impl Passed {
+    /// Whether one of the callers has passed this gate.
+    pub(crate) fn has(mut this: Option<&Arc<Self>>, gate: &Arc<Gate>) -> bool {
+        while let Some(passed) = this {
+            if Arc::ptr_eq(&passed.gate, gate) {
+                return true;
+            }
+            this = passed.before.as_ref();
+        }
+        false
+    }
 }
 
 /// When a call must be over.
@@ -148,6 +187,10 @@ impl Entered {
         let nanos = u64::try_from(arrival.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
         // Plus one: zero means "not entered".
         let _ = self.0.compare_exchange(0, nanos.saturating_add(1), Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Release);
     }
 
     /// From the request's arrival to the entry of the method.
@@ -257,10 +300,11 @@ impl ToolContext {
         nested.call(self.clone(), action.to_owned(), params).await
     }
 
-    /// Waits for the call's turn on its resource.
+    /// Waits for the call's turn on its resource; a call that a tool makes gets it now or is refused.
     pub(crate) async fn admit(&self) -> Result<Option<Permit>> {
         let Some(gate) = &self.inner.gate else { return Ok(None) };
-        match gate.enter(&self.inner.worker).await {
+        let entered = if self.inner.depth > 0 { gate.try_enter() } else { gate.enter(&self.inner.worker).await };
+        match entered {
             Ok(permit) => Ok(Some(permit)),
             Err(Full) => Err(Full::error(&self.inner.resource.name)),
         }
@@ -268,6 +312,10 @@ impl ToolContext {
 
     pub(crate) fn mark_entered(&self) {
         self.inner.entered.mark(self.inner.limits.arrival);
+    }
+
+    pub(crate) fn mark_not_entered(&self) {
+        self.inner.entered.clear();
     }
 
     /// Whether one of the callers holds this session, and how.

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
-    context::{Entered, Frame, Inner, Limits, NestedCalls, ToolContext},
+    context::{Entered, Frame, Inner, Limits, NestedCalls, Passed, SessionChoice, ToolContext},
     error::{Result, ToolError},
     journal::OpenSession,
     naming::{label, session_name},
@@ -52,15 +52,16 @@ pub(crate) struct Created {
 pub(crate) struct SessionSpec {
     pub(crate) worker: WorkerId,
     pub(crate) resource: Arc<Resource>,
-    pub(crate) key: Arc<str>,
+    pub(crate) choice: SessionChoice,
     pub(crate) config: Value,
     pub(crate) label: Option<String>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) trace: TraceId,
     pub(crate) nested: Option<Arc<dyn NestedCalls>>,
-    /// How deep the call that needs the session is nested, and what its callers hold.
+    /// How deep the call that needs the session is nested, and what its callers hold and have passed.
     pub(crate) depth: u8,
     pub(crate) frames: Option<Arc<Frame>>,
+    pub(crate) passed: Option<Arc<Passed>>,
 }
 
 /// One of the sessions that a resource, and a worker on it, may have; free again when dropped.
@@ -99,7 +100,7 @@ impl SessionTable {
         let digest = digest(&spec.config);
         let ended;
         let began = {
-            let label = label(&spec.resource.name, &spec.key);
+            let label = label(&spec.resource.name, &spec.choice.key);
             let mut shard = self.shard(&spec.worker);
             let expired = match shard.get(&spec.worker).and_then(|entry| entry.places.get(&*label)) {
                 Some(Place::Live(session)) if session.expired() => Some(session.clone()),
@@ -246,7 +247,8 @@ impl SessionTable {
         config_digest: u64,
         cancel: CancellationToken,
     ) -> Result<(Arc<Session>, SessionHandle)> {
-        let SessionSpec { worker, resource, key, config, label, ttl, trace, nested, depth, frames } = spec;
+        let SessionSpec { worker, resource, choice, config, label, ttl, trace, nested, depth, frames, passed } = spec;
+        let key = choice.key.clone();
         let limit = Duration::from_secs_f64(resource.limits.initialize_timeout_seconds);
         let name = session_name(&resource.name, &worker, slot.number, label.as_deref());
         let id = self.new_id(&name)?;
@@ -262,8 +264,10 @@ impl SessionTable {
             limits: Limits { arrival: Instant::now(), wait: limit, run: None },
             entered: Entered::default(),
             gate: None,
+            passed,
             thread: Mutex::default(),
-            session_key: key.clone(),
+            // Two sessions of a batch that each need the other in `initialize` would wait for each other.
+            choice: SessionChoice { batch: None, ..choice },
             depth,
             nested,
         });

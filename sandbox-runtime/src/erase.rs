@@ -20,6 +20,7 @@ use crate::{
     error::{Result, ToolError},
     scope::{HookScope, Initialize, Shutdown},
     session::{EndReason, HeldSession, Lease, SessionHandle},
+    supervise::catch,
     tool::{Call, ParameterDefault, SessionUse, Tool, ToolFuture},
 };
 
@@ -297,7 +298,8 @@ impl<B: Backend> DynInstance for Instance<B> {
             scope.context = Some(context);
             scope.shared = Some(shared);
             scope.reason = Some(reason);
-            match backend.cleanup(&mut session, &scope).await {
+            // Caught here, where it is seen whether the session is still there to try again.
+            match catch(backend.cleanup(&mut session, &scope)).await.and_then(|cleaned| cleaned) {
                 Ok(()) => {
                     *session = None;
                     Cleaned::Done

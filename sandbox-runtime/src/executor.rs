@@ -16,8 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     answer::{Answer, failure, log, meta, success},
-    batch::BatchSessions,
-    context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, ToolContext},
+    context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, Passed, SessionChoice, ToolContext},
     creation::SessionSpec,
     error::{Result, ToolError},
     gate::Full,
@@ -66,15 +65,14 @@ pub(crate) struct Job {
     pub(crate) params: Option<Box<RawValue>>,
     pub(crate) worker: WorkerId,
     pub(crate) trace: TraceId,
-    pub(crate) session: Arc<str>,
+    pub(crate) choice: SessionChoice,
     pub(crate) session_id: Option<SessionId>,
-    pub(crate) mode: SessionMode,
     pub(crate) limits: Limits,
     pub(crate) control: Arc<CallControl>,
-    /// The temporary sessions of the batch it belongs to.
-    pub(crate) batch: Option<Arc<BatchSessions>>,
     /// Held by the tool that makes this call.
     pub(crate) frames: Option<Arc<Frame>>,
+    /// Passed by the tool that makes this call.
+    pub(crate) passed: Option<Arc<Passed>>,
     pub(crate) depth: u8,
     pub(crate) warnings: Vec<String>,
 }
@@ -162,7 +160,9 @@ impl ToolExecutor {
                 Ok(Begin::Replay(answer)) => return answer,
                 Ok(Begin::Join(running)) => (running, false),
                 Ok(Begin::Run(running)) => {
-                    let Some(run) = run.take() else { return fail(&shutting_down()) };
+                    let Some(run) = run.take() else {
+                        return fail(&ToolError::new(ErrorCode::INTERNAL_ERROR, "the request was run already"));
+                    };
                     let (executor, worker, key, own) = (self.clone(), worker.clone(), key.to_owned(), running.clone());
                     let trace = trace.clone();
                     let calls = self.calls.clone();
@@ -244,10 +244,10 @@ impl ToolExecutor {
                     "true",
                 ));
             }
-            let session = parse_key(request.session.as_deref())?.into();
-            Ok((self.registry.resolve(&request.action)?, session))
+            let key = parse_key(request.session.as_deref())?.into();
+            Ok((self.registry.resolve(&request.action)?, key))
         })();
-        let (tool, session) = match checked {
+        let (tool, key) = match checked {
             Ok(checked) => checked,
             Err(error) => return Err((error, warnings)),
         };
@@ -257,13 +257,12 @@ impl ToolExecutor {
             params: request.params,
             worker: request.worker_id,
             trace,
-            session,
+            choice: SessionChoice { key, mode: request.session_mode, batch: None },
             session_id: request.session_id,
-            mode: request.session_mode,
             limits,
             control,
-            batch: None,
             frames: None,
+            passed: None,
             depth: 0,
             warnings,
         })
@@ -344,10 +343,10 @@ impl ToolExecutor {
             control: job.control.clone(),
             limits: job.limits,
             entered: facts.entered.clone(),
-            // A caller's permit stands for the calls that its tool makes: taking more could wait for itself.
-            gate: (!nested).then(|| resource.gate.clone()),
+            gate: (!Passed::has(job.passed.as_ref(), &resource.gate)).then(|| resource.gate.clone()),
+            passed: job.passed.clone(),
             thread: Mutex::new(thread),
-            session_key: job.session.clone(),
+            choice: job.choice.clone(),
             depth: job.depth,
             nested: Some(self.clone()),
         });
@@ -369,10 +368,10 @@ impl ToolExecutor {
         if let Some(session) = held_by_callers(job, resource) {
             return session.lease().map(Some);
         }
-        if job.mode == SessionMode::Temporary {
+        if job.choice.mode == SessionMode::Temporary {
             return Ok(None);
         }
-        match self.table.find(&job.worker, resource, &job.session, job.mode == SessionMode::Auto) {
+        match self.table.find(&job.worker, resource, &job.choice.key, job.choice.mode == SessionMode::Auto) {
             Found::Live(lease) => Ok(Some(lease)),
             Found::Gone(error) => Err(error),
             Found::Creating(_) | Found::Nothing => Ok(None),
@@ -381,10 +380,11 @@ impl ToolExecutor {
 
     /// The session of a call that found none at hand: one that is being made, or a temporary one.
     async fn lease(self: &Arc<Self>, job: &Job, resource: &Arc<Resource>) -> Result<Arc<Lease>> {
-        if job.mode != SessionMode::Temporary {
+        let SessionChoice { key, mode, batch } = &job.choice;
+        if *mode != SessionMode::Temporary {
             loop {
-                let acknowledge = job.mode == SessionMode::Auto;
-                match self.table.find(&job.worker, resource, &job.session, acknowledge) {
+                let acknowledge = *mode == SessionMode::Auto;
+                match self.table.find(&job.worker, resource, key, acknowledge) {
                     Found::Live(lease) => return Ok(lease),
                     Found::Creating(creation) => {
                         creation.wait().await?;
@@ -393,16 +393,15 @@ impl ToolExecutor {
                     Found::Nothing => break,
                 }
             }
-            if job.mode == SessionMode::Require {
-                let message =
-                    format!("the worker has no session `{}` on `{}`; create it first", job.session, resource.name);
+            if *mode == SessionMode::Require {
+                let message = format!("the worker has no session `{key}` on `{}`; create it first", resource.name);
                 return Err(ToolError::new(ErrorCode::RESOURCE_NOT_INITIALIZED, message));
             }
         }
         let spec = SessionSpec {
             worker: job.worker.clone(),
             resource: resource.clone(),
-            key: job.session.clone(),
+            choice: job.choice.clone(),
             config: resource
                 .session_schema
                 .check(None)
@@ -413,8 +412,9 @@ impl ToolExecutor {
             nested: Some(self.clone()),
             depth: job.depth + 1,
             frames: job.frames.clone(),
+            passed: job.passed.clone(),
         };
-        match &job.batch {
+        match batch {
             Some(batch) => batch.lease(spec, &self.table).await,
             None => self.table.create_temporary(spec).await,
         }
@@ -484,7 +484,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The session of this resource and name that a caller of this call holds, if one does.
 fn held_by_callers(job: &Job, resource: &Arc<Resource>) -> Option<Arc<Session>> {
-    let of_this = |session: &&Arc<Session>| Arc::ptr_eq(&session.resource, resource) && session.key == job.session;
+    let of_this = |session: &&Arc<Session>| Arc::ptr_eq(&session.resource, resource) && session.key == job.choice.key;
     Frame::chain(job.frames.as_ref()).map(|frame| &frame.session).find(of_this).cloned()
 }
 
@@ -508,13 +508,15 @@ impl NestedCalls for ToolExecutor {
                 params: Some(params),
                 worker: inner.worker.clone(),
                 trace: inner.trace.clone(),
-                session: inner.session_key.clone(),
+                choice: inner.choice.clone(),
                 session_id: None,
-                mode: SessionMode::Auto,
                 limits: Limits { arrival, wait, run: None },
                 control,
-                batch: None,
                 frames: context.frames.clone(),
+                passed: match &inner.gate {
+                    Some(gate) => Some(Arc::new(Passed { gate: gate.clone(), before: inner.passed.clone() })),
+                    None => inner.passed.clone(),
+                },
                 depth: inner.depth + 1,
                 warnings: Vec::new(),
             };

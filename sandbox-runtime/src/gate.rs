@@ -30,13 +30,14 @@ struct State {
 /// The right to run one call.
 pub(crate) struct Permit(Arc<Gate>);
 
-/// The queue is full.
+/// The queue is full, or for who must not wait: no permit is free.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Full;
 
 impl Full {
     pub(crate) fn error(resource: &str) -> ToolError {
-        let message = format!("too many calls of `{resource}` are waiting (max_queued_calls)");
+        let message =
+            format!("too many calls of `{resource}` are running or waiting (max_concurrent_calls, max_queued_calls)");
         ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
     }
 }
@@ -86,6 +87,19 @@ impl Gate {
             let _ = receiver.await;
         }
         waiter.receiver = None;
+        Ok(Permit(self.clone()))
+    }
+
+    /// A permit if one is free: a call that a tool makes holds what others wait for, and so must not wait itself.
+    ///
+    /// # Errors
+    /// [`Full`] when none is free.
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Result<Permit, Full> {
+        let mut state = self.state();
+        if state.active >= self.max_active {
+            return Err(Full);
+        }
+        state.active += 1;
         Ok(Permit(self.clone()))
     }
 

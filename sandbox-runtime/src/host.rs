@@ -118,7 +118,7 @@ fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Result<Arc<Too
     let shared = Shared {
         runtime: runtime.clone(),
         data_dir: config.server.data_dir.as_deref(),
-        orphaned: table.orphaned.clone(),
+        faults: table.faults.clone(),
         cleanups: cleanups.clone(),
     };
     let registry = Registry::build(config, linked, &shared)?;

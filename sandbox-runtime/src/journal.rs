@@ -3,9 +3,9 @@
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
-    io::{self, BufRead, BufReader, Write},
-    path::Path,
-    sync::{Mutex, PoisonError},
+    io::{self, BufRead, BufReader, Read, Seek, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -31,39 +31,44 @@ enum Line {
 /// Lines are written without fsync: they survive the end of the process, which is what the journal is for; after a
 /// power failure the last ones may be missing.
 pub(crate) struct Journal {
-    file: Mutex<File>,
+    path: PathBuf,
+    state: Mutex<State>,
+    /// Locked as long as this server uses the folder. A file of its own: the journal's is replaced now and then.
+    _lock: File,
 }
 
+struct State {
+    file: File,
+    bytes: u64,
+    /// Of what was open when the file was last written anew.
+    open_bytes: u64,
+}
+
+/// What a journal says is open.
+#[derive(Default)]
+struct Open(HashMap<String, OpenSession>);
+
 impl Journal {
-    /// Opens the journal in `data_dir`, locks it for this process, compacts it, and hands out what was left open.
+    /// Opens the journal in `data_dir`, locks the folder for this process, and hands out what was left open.
     ///
     /// # Errors
     /// The folder cannot be made or written, or another server uses it.
     pub(crate) fn open(data_dir: &Path) -> io::Result<(Self, Vec<OpenSession>)> {
         std::fs::create_dir_all(data_dir)?;
-        let path = data_dir.join("sessions.journal");
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        file.try_lock()
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
+        lock.try_lock()
             .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir"))?;
-        let mut open: HashMap<String, OpenSession> = HashMap::new();
-        for line in BufReader::new(&file).split(b'\n') {
-            // The last line may be cut off, also within a character: the process may have died in the middle of it.
-            match serde_json::from_slice(&line?) {
-                Ok(Line::Open(session)) => {
-                    open.insert(session.id.clone(), session);
-                }
-                Ok(Line::Closed { id }) => {
-                    open.remove(&id);
-                }
-                Err(_) => {}
-            }
+        let path = data_dir.join("sessions.journal");
+        let mut open = Open::default();
+        match File::open(&path) {
+            Ok(file) => open.read(file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        let left: Vec<_> = open.into_values().collect();
-        file.set_len(0)?;
-        for session in &left {
-            write_line(&mut file, &Line::Open(session.clone()))?;
-        }
-        Ok((Self { file: Mutex::new(file) }, left))
+        let (file, bytes) = open.write_anew(&path)?;
+        std::fs::rename(renewed(&path), &path)?;
+        let left = open.0.into_values().collect();
+        Ok((Self { path, state: Mutex::new(State { file, bytes, open_bytes: bytes }), _lock: lock }, left))
     }
 
     pub(crate) fn opened(&self, session: OpenSession) {
@@ -74,19 +79,89 @@ impl Journal {
         self.append(&Line::Closed { id: id.to_owned() });
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn append(&self, line: &Line) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = write_line(&mut file, line) {
+        let mut state = self.state();
+        match write_line(&mut state.file, line) {
+            Ok(bytes) => state.bytes += bytes,
             // A call must not fail for this: the price is a session that, after a restart, is replaced silently.
-            tracing::error!("the session journal cannot be written: {error}");
+            Err(error) => tracing::error!("the session journal cannot be written: {error}"),
         }
+    }
+
+    /// Writes the journal anew once most of it is about sessions that were closed since.
+    pub(crate) fn compact(&self) {
+        const WORTH_IT: u64 = 1 << 20;
+        let (bytes, open_bytes) = {
+            let state = self.state();
+            (state.bytes, state.open_bytes)
+        };
+        if bytes < WORTH_IT + 4 * open_bytes {
+            return;
+        }
+        if let Err(error) = self.renew(bytes) {
+            tracing::error!("the session journal cannot be written anew: {error}");
+        }
+    }
+
+    /// What stands in the first `bytes` is folded while others append; only the rest is copied under the lock.
+    fn renew(&self, bytes: u64) -> io::Result<()> {
+        let mut open = Open::default();
+        open.read(File::open(&self.path)?.take(bytes))?;
+        let (mut file, open_bytes) = open.write_anew(&self.path)?;
+        let mut state = self.state();
+        let mut rest = File::open(&self.path)?;
+        rest.seek(io::SeekFrom::Start(bytes))?;
+        let rest = io::copy(&mut rest, &mut file)?;
+        std::fs::rename(renewed(&self.path), &self.path)?;
+        *state = State { file, bytes: open_bytes + rest, open_bytes };
+        Ok(())
     }
 }
 
-fn write_line(file: &mut File, line: &Line) -> io::Result<()> {
+impl Open {
+    fn read(&mut self, file: impl Read) -> io::Result<()> {
+        for line in BufReader::new(file).split(b'\n') {
+            // The last line may be cut off, also within a character: the process may have died in the middle of it.
+            match serde_json::from_slice(&line?) {
+                Ok(Line::Open(session)) => {
+                    self.0.insert(session.id.clone(), session);
+                }
+                Ok(Line::Closed { id }) => {
+                    self.0.remove(&id);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A new file beside the journal, to be moved into its place: whoever dies midway leaves the old one whole.
+    fn write_anew(&self, path: &Path) -> io::Result<(File, u64)> {
+        let path = renewed(path);
+        drop(File::create(&path)?);
+        let mut file = OpenOptions::new().append(true).open(&path)?;
+        let mut text = Vec::new();
+        for session in self.0.values() {
+            write_line(&mut text, &Line::Open(session.clone()))?;
+        }
+        file.write_all(&text)?;
+        Ok((file, text.len() as u64))
+    }
+}
+
+fn renewed(path: &Path) -> PathBuf {
+    path.with_extension("journal.new")
+}
+
+fn write_line(file: &mut impl Write, line: &Line) -> io::Result<u64> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
-    file.write_all(&text)
+    file.write_all(&text)?;
+    Ok(text.len() as u64)
 }
 
 #[cfg(test)]
@@ -107,12 +182,40 @@ mod tests {
         journal.opened(session("a"));
         journal.opened(session("b"));
         journal.closed("a");
-        journal.file.lock().expect("no panic").write_all(b"{\"open\":{\"worker\":\"\xc3").expect("writes");
+        journal.state().file.write_all(b"{\"open\":{\"worker\":\"\xc3").expect("writes");
         assert!(Journal::open(folder.path()).is_err(), "one server per folder");
         drop(journal);
         for _ in 0..2 {
             let (_, left) = Journal::open(folder.path()).expect("opens");
             assert_eq!(left, [session("b")]);
         }
+    }
+
+    #[test]
+    fn it_is_written_anew_when_most_of_it_is_closed_and_loses_nothing_meanwhile() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (journal, _) = Journal::open(folder.path()).expect("opens");
+        journal.opened(session("first"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000 {
+                    journal.opened(session(&format!("s{n}")));
+                    if n % 1000 != 0 {
+                        journal.closed(&format!("s{n}"));
+                    }
+                }
+            });
+            for _ in 0..50 {
+                journal.compact();
+                std::thread::yield_now();
+            }
+        });
+        journal.compact();
+        let bytes = std::fs::metadata(folder.path().join("sessions.journal")).expect("it is there").len();
+        assert!(bytes < 1 << 20, "{bytes} bytes are left of 20,000 sessions");
+        drop(journal);
+        let (_, left) = Journal::open(folder.path()).expect("opens");
+        assert_eq!(left.len(), 21);
+        assert!(left.contains(&session("first")) && left.contains(&session("s19000")));
     }
 }

@@ -12,6 +12,7 @@ use sandbox_types::{
 use serde_json::{Map, Value, json};
 
 use crate::{
+    context::SessionChoice,
     creation::{Created, SessionSpec},
     error::{Result, ToolError},
     executor::ToolExecutor,
@@ -83,7 +84,7 @@ impl ToolExecutor {
             .create(SessionSpec {
                 worker,
                 resource,
-                key,
+                choice: SessionChoice::named(key),
                 config,
                 label,
                 ttl,
@@ -91,6 +92,7 @@ impl ToolExecutor {
                 nested,
                 depth: 0,
                 frames: None,
+                passed: None,
             })
             .await
     }
@@ -404,7 +406,8 @@ impl ToolExecutor {
             "tools_count": self.registry.tools().filter(|tool| tool.is_on()).count(),
             "active_workers": active_workers,
             "total_sessions": total_sessions,
-            "orphaned_sessions": self.table.orphaned.load(Ordering::Relaxed),
+            "orphaned_sessions": self.table.faults.orphaned.load(Ordering::Relaxed),
+            "failed_cleanups": self.table.faults.failed.load(Ordering::Relaxed),
             "waiting_for": waiting,
             "warmup": self.warmup_summary(),
         });

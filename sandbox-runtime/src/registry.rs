@@ -21,7 +21,7 @@ use crate::{
     gate::Gate,
     linked::{Linked, LinkedBackend, own_part},
     nearest::{nearest, shown},
-    resource::Resource,
+    resource::{CleanupFaults, Resource},
     schema::{ParamsSchema, generate},
     tool::SessionUse,
 };
@@ -73,7 +73,7 @@ impl std::error::Error for RegistryErrors {}
 pub(crate) struct Shared<'a> {
     pub(crate) runtime: Handle,
     pub(crate) data_dir: Option<&'a Path>,
-    pub(crate) orphaned: Arc<AtomicUsize>,
+    pub(crate) faults: Arc<CleanupFaults>,
     pub(crate) cleanups: TaskTracker,
 }
 
@@ -278,7 +278,7 @@ impl Build<'_> {
             limits,
             epoch: Instant::now(),
             sessions: AtomicUsize::new(0),
-            orphaned: self.shared.orphaned.clone(),
+            faults: self.shared.faults.clone(),
             cleanups: self.shared.cleanups.clone(),
             start: crate::resource::Start::default(),
             initialize_pace: crate::pace::Pace::default(),
@@ -364,7 +364,7 @@ impl Build<'_> {
         }
     }
 
-    /// Fills the tables of names; what is exact comes before what is simple, and that before spellings.
+    /// Fills the tables of names; what is exact comes before what is simple, that before spellings, and what is ambiguous last.
     fn names(&mut self) {
         let registry = &mut self.registry;
         registry.tools.sort_by(|a, b| a.full_name.cmp(&b.full_name));
@@ -401,9 +401,10 @@ impl Build<'_> {
                 self.errors.push(format!("alias `{alias}` of `{owner}` is the name of tool `{tool}`"));
             }
         }
-        for (name, indices) in simple.into_iter().map(|(name, indices)| (name.to_owned(), indices)).chain(aliases) {
-            let named = if let [index] = indices[..] { Named::Tool(index) } else { Named::Ambiguous(indices) };
-            registry.names.entry(name.into()).or_insert(named);
+        let simple = simple.into_iter().map(|(name, indices)| (name.to_owned(), indices));
+        let (unique, ambiguous): (Vec<_>, Vec<_>) = simple.chain(aliases).partition(|(_, indices)| indices.len() == 1);
+        for (name, indices) in unique {
+            registry.names.entry(name.into()).or_insert(Named::Tool(indices[0]));
         }
         let mut spellings: BTreeMap<String, usize> = BTreeMap::new();
         for (index, tool) in tools.iter().enumerate() {
@@ -417,6 +418,10 @@ impl Build<'_> {
         }
         for (spelling, index) in spellings {
             registry.names.entry(spelling.into()).or_insert(Named::Tool(index));
+        }
+        // Last: what means several tools must not hide a spelling of one.
+        for (name, indices) in ambiguous {
+            registry.names.entry(name.into()).or_insert(Named::Ambiguous(indices));
         }
         registry.tools = tools;
     }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     backend::About,
-    context::{Entered, Inner, Limits, ResourceContext, ToolContext},
+    context::{Entered, Inner, Limits, ResourceContext, SessionChoice, ToolContext},
     creation::Slot,
     erase::{Cleaned, DynInstance},
     error::{Result, ToolError},
@@ -50,13 +50,21 @@ pub(crate) struct Resource {
     pub(crate) epoch: Instant,
     /// Sessions that exist, those under cleanup included.
     pub(crate) sessions: AtomicUsize,
-    /// Cleanups that failed or hang, all resources together.
-    pub(crate) orphaned: Arc<AtomicUsize>,
+    pub(crate) faults: Arc<CleanupFaults>,
     /// Cleanups that run, all resources together: the shutdown waits for them.
     pub(crate) cleanups: TaskTracker,
     pub(crate) start: Start,
     pub(crate) initialize_pace: Pace,
     pub(crate) cleanup_pace: Pace,
+}
+
+/// What went wrong with cleanups, all resources together.
+#[derive(Default)]
+pub(crate) struct CleanupFaults {
+    /// Sessions whose cleanup failed and is tried again, or hangs.
+    pub(crate) orphaned: AtomicUsize,
+    /// Cleanups that failed and cannot be tried again, since the server's start: the session was taken by value.
+    pub(crate) failed: AtomicUsize,
 }
 
 /// How far the start of a resource has come.
@@ -185,8 +193,9 @@ impl Resource {
                 limits: Limits { arrival: Instant::now(), wait: CLEANUP_LIMIT, run: None },
                 entered: Entered::default(),
                 gate: None,
+                passed: None,
                 thread: Mutex::default(),
-                session_key: session.key.clone(),
+                choice: SessionChoice::named(session.key.clone()),
                 depth: 0,
                 nested: None,
             });
@@ -196,7 +205,7 @@ impl Resource {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     tracing::error!(resource = %self.name, session = %session.id(), "cleanup takes longer than 30 s");
-                    orphan.get_or_insert_with(|| Orphan::new(&self.orphaned));
+                    orphan.get_or_insert_with(|| Orphan::new(&self.faults));
                     control.fire(Cause::Deadline);
                     // Cutting it off midway would leave more behind than waiting.
                     round.await
@@ -205,12 +214,13 @@ impl Resource {
             match outcome {
                 Ok(Cleaned::Done) => return,
                 Ok(Cleaned::Failed(error)) | Err(error) => {
+                    self.faults.failed.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(resource = %self.name, session = %session.id(), "cleanup failed: {error}");
                     return;
                 }
                 Ok(Cleaned::Retry(error)) => {
                     tracing::error!(resource = %self.name, session = %session.id(), "cleanup failed, trying again: {error}");
-                    orphan.get_or_insert_with(|| Orphan::new(&self.orphaned));
+                    orphan.get_or_insert_with(|| Orphan::new(&self.faults));
                     tokio::time::sleep(back_off).await;
                     back_off = (back_off * 2).min(MAX_BACK_OFF);
                 }
@@ -234,18 +244,18 @@ impl Resource {
 }
 
 /// Counts one session whose cleanup fails or hangs.
-struct Orphan(Arc<AtomicUsize>);
+struct Orphan(Arc<CleanupFaults>);
 
 impl Orphan {
-    fn new(counter: &Arc<AtomicUsize>) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter.clone())
+    fn new(faults: &Arc<CleanupFaults>) -> Self {
+        faults.orphaned.fetch_add(1, Ordering::Relaxed);
+        Self(faults.clone())
     }
 }
 
 impl Drop for Orphan {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.orphaned.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     gone::GoneIds,
     journal::{Journal, OpenSession},
     naming::{label, parse_id, sanitize},
-    resource::Resource,
+    resource::{CleanupFaults, Resource},
     session::{EndReason, Ended, Lease, Session},
 };
 
@@ -41,7 +41,7 @@ pub(crate) struct SessionTable {
     /// Notes of sessions that are gone; the sweep counts them.
     notes: AtomicUsize,
     pub(crate) runtime: Handle,
-    pub(crate) orphaned: Arc<AtomicUsize>,
+    pub(crate) faults: Arc<CleanupFaults>,
 }
 
 /// What the table knows of one worker; it is dropped when nothing is left of it.
@@ -118,7 +118,7 @@ impl SessionTable {
             draining: AtomicBool::new(false),
             notes: AtomicUsize::new(0),
             runtime,
-            orphaned: Arc::default(),
+            faults: Arc::default(),
         };
         for open in left {
             let (Ok(worker), Ok(id)) = (WorkerId::parse(&open.worker), SessionId::parse(&open.id)) else { continue };
@@ -342,6 +342,9 @@ impl SessionTable {
         }
         self.notes.store(notes, Ordering::Relaxed);
         self.gone.sweep();
+        if let Some(journal) = &self.journal {
+            journal.compact();
+        }
     }
 
     /// Takes no new sessions from now on.

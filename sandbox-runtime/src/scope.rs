@@ -122,7 +122,8 @@ impl<T> Deref for Lent<'_, T> {
     message = "`&{Self}` cannot be injected here",
     label = "nothing to borrow of this type",
     note = "by reference = injected by the runtime: the session (what `initialize` returns), the shared state (what `warmup` returns), `ToolContext`, `WorkerId`, `SessionId`, `TraceId`, `CancellationToken`, `Progress`, or a type that implements `Inject`",
-    note = "what the client sends is taken by value"
+    note = "what the client sends is taken by value",
+    note = "hooks: `new`, `warmup` and `shutdown` borrow `ResourceContext` only; `initialize` also what a tool can and `SessionHandle`, `cleanup` also what a tool can and `EndReason`; the session is for tools"
 )]
 pub trait Lend<Scope, Marker>: Sized + Send + Sync {
     /// Whether this is the session.
@@ -166,7 +167,8 @@ impl<Scope: WithContext, T: Inject> Lend<Scope, FromContext> for T {
     const IS_SESSION: bool = false;
 
     fn lend(scope: &Scope) -> Result<Lent<'_, Self>> {
-        T::inject(scope.tool_context()).map(Lent::Owned)
+        // A tool whose values cannot be made is not entered: the answer must say so.
+        T::inject(scope.tool_context()).inspect_err(|_| scope.tool_context().mark_not_entered()).map(Lent::Owned)
     }
 }
 
@@ -200,12 +202,13 @@ impl<B: Backend> Lend<HookScope<B, Cleanup>, OfHook> for EndReason {
     label = "only the session can be borrowed by `&mut`",
     note = "`&mut` is for the type that `initialize` returns; everything else is borrowed by `&` or taken by value"
 )]
-pub trait SessionOf<B: Backend> {
+pub trait SessionOf<S> {
     /// Lends the session.
-    fn lend_mut(exclusive: &mut Exclusive<B::Session>) -> &mut Self;
+    fn lend_mut(exclusive: &mut Exclusive<S>) -> &mut Self;
 }
 
-impl<B: Backend<Session = S>, S> SessionOf<B> for S {
+// Without a further bound: a bound that fails here would be what the compiler reports, in its own words.
+impl<S> SessionOf<S> for S {
     fn lend_mut(exclusive: &mut Exclusive<S>) -> &mut S {
         exclusive
     }

@@ -98,6 +98,7 @@ fn touch(call: Call<Bench>) -> ToolFuture {
 
 /// Serves until standard input closes; the first line of the output is the address.
 pub(crate) fn serve(mode: &str) {
+    sandbox_cli::give_memory_back();
     if mode == "bare" {
         return bare();
     }

@@ -115,3 +115,45 @@ fn nested_calls_use_the_session_that_the_request_names() {
         assert_eq!(server.execute_with("w", &action, &params, &json!({ "session": "second" })).data(), total);
     }
 }
+
+#[test]
+fn nested_calls_find_their_session_as_the_request_says() {
+    let server = Server::probe();
+    let (action, params) = nest("nest", "probe:add", &json!({}));
+    let require = json!({ "session_mode": "require" });
+    assert_eq!(server.execute_with("w", &action, &params, &require).code(), 4007, "no session is made for it");
+    server.create("w", &json!({})).data();
+    assert_eq!(server.execute_with("w", &action, &params, &json!({ "session_mode": "temporary" })).data(), 1);
+    assert_eq!(server.execute("w", "probe:total", &json!({})).data(), 0, "the worker's own was left alone");
+}
+
+#[test]
+fn the_calls_of_a_batch_and_theirs_share_its_session() {
+    let server = Server::probe();
+    let (action, params) = nest("nest", "probe:add", &json!({}));
+    let nested = json!({ "action": action, "params": params });
+    let body = json!({ "worker_id": "w", "actions": [{ "action": "probe:add" }, nested] });
+    let results = server.post("/execute/batch", &body).data()["results"].clone();
+    assert_eq!((&results[0]["data"], &results[1]["data"]), (&json!(1), &json!(2)), "{results}");
+}
+
+#[test]
+fn a_nested_call_waits_for_no_turn_and_needs_none_where_its_caller_has_one() {
+    let one = json!({ "backend": "probe", "max_concurrent_calls": 1 });
+    let server = Server::start(&json!({ "resources": { "near": one, "far": one } }));
+    std::thread::scope(|scope| {
+        let server = &server;
+        let busy = scope.spawn(move || server.execute("w", "far:wait", &json!({ "ms": 1500 })).status);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (_, params) = nest("nest", "far:wait", &json!({ "ms": 1 }));
+        let reply = server.execute("v", "near:nest", &params);
+        assert_eq!(reply.code(), 4029, "to wait while it holds a turn of its own could deadlock: {reply:?}");
+        assert_eq!(busy.join().unwrap(), 200);
+        server.execute("v", "near:nest", &params).data();
+    });
+    let there_and_back = json!({
+        "action": "far:nest",
+        "params": { "action": "near:nest", "params": { "action": "far:wait", "params": { "ms": 1 } } },
+    });
+    server.execute("w", "near:nest", &there_and_back).data();
+}

@@ -67,6 +67,14 @@ fn one_backend_may_run_under_several_names() {
 }
 
 #[test]
+fn what_means_several_tools_hides_no_spelling_of_one() {
+    let server = Server::start(&json!({ "resources": { "block": { "backend": "probe" }, "probe": {} } }));
+    assert_eq!(server.execute("w", "wait", &json!({})).reason(), "ambiguous_tool");
+    let reply = server.execute("w", "block_free", &json!({}));
+    assert_eq!(reply.body["meta"]["tool"], "block:free", "{reply:?}");
+}
+
+#[test]
 fn parameters_are_checked_completed_and_named() {
     let server = Server::probe();
     let click = |params: Value| server.execute("w", "probe:click", &params);
@@ -124,6 +132,17 @@ fn clients_may_send_null_and_unknown_fields() {
         &json!({ "worker_id": "w", "resource_type": "probe", "session_config": null, "custom_name": null }),
     );
     assert_eq!(created.data()["session_status"], "active");
+    let listed = server.post("/session/list", &json!({ "worker_id": "w", "resourcetype": "probe" }));
+    assert!(listed.body["meta"]["warnings"][0].as_str().unwrap().contains("`resource_type`"), "{listed:?}");
+}
+
+#[test]
+fn what_is_read_may_be_asked_for_by_head() {
+    let server = Server::probe();
+    let reply = server.raw("HEAD", "/health", &[], b"");
+    assert_eq!((reply.status, reply.body), (200, Value::Null));
+    let refused = server.raw("DELETE", "/health", &[], b"");
+    assert!(refused.status == 405 && refused.head.to_lowercase().contains("allow: get, head"), "{refused:?}");
 }
 
 #[test]

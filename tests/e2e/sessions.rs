@@ -273,14 +273,16 @@ fn a_session_can_be_failed_from_outside() {
 
 #[test]
 fn a_failed_cleanup_is_tried_again_and_keeps_its_slot() {
-    let server = Server::start(&json!({ "resources": { "probe": { "max_sessions": 1 } } }));
-    server.create("w", &json!({ "fail_cleanup": 1 })).data();
-    server.post("/session/destroy", &json!({ "worker_id": "w", "resource_type": "probe" })).data();
-    until("it counts as orphaned", || server.get("/ready").body["orphaned_sessions"] == 1);
-    assert_eq!(server.create("other", &json!({})).code(), 4029, "the slot is not free");
-    until("the second try succeeded", || server.get("/ready").body["orphaned_sessions"] == 0);
-    server.create("other", &json!({})).data();
-    assert_eq!(server.counts()["ended"]["destroyed"], 1);
+    for panics in [false, true] {
+        let server = Server::start(&json!({ "resources": { "probe": { "max_sessions": 1 } } }));
+        server.create("w", &json!({ "fail_cleanup": 1, "panic_cleanup": panics })).data();
+        server.post("/session/destroy", &json!({ "worker_id": "w", "resource_type": "probe" })).data();
+        until("it counts as orphaned", || server.get("/ready").body["orphaned_sessions"] == 1);
+        assert_eq!(server.create("other", &json!({})).code(), 4029, "the slot is not free");
+        until("the second try succeeded", || server.get("/ready").body["orphaned_sessions"] == 0);
+        server.create("other", &json!({})).data();
+        assert_eq!(server.counts()["ended"]["destroyed"], 1);
+    }
 }
 
 #[test]

@@ -39,6 +39,8 @@ struct Behaviour {
     fail: Option<String>,
     /// `cleanup` fails so many times.
     fail_cleanup: u32,
+    /// `cleanup` panics instead of failing.
+    panic_cleanup: bool,
     /// `initialize` panics.
     panic: bool,
 }
@@ -92,6 +94,7 @@ impl Probe {
         sleep(Duration::from_millis(session.behaviour.cleanup_ms)).await;
         if session.behaviour.fail_cleanup > 0 {
             session.behaviour.fail_cleanup -= 1;
+            assert!(!session.behaviour.panic_cleanup, "as asked");
             return Err(ToolError::execution("cleanup fails, as asked"));
         }
         *counts.ended.lock().expect("no panic").entry(reason.as_str().to_owned()).or_default() += 1;
@@ -180,6 +183,12 @@ impl Probe {
     #[tool(blocking)]
     fn block_free(&self, ms: u64) -> Result<()> {
         std::thread::sleep(Duration::from_millis(ms));
+        Ok(())
+    }
+
+    /// Nothing; on a resource `block` one of its spellings is the name of another tool.
+    #[tool(hidden)]
+    async fn free(&self) -> Result<()> {
         Ok(())
     }
 

@@ -148,7 +148,11 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
                 values.push(quote_spanned!(span=> &#lent));
             }
             Arg::Exclusive(ty) => {
-                let lend_mut = path_on(ty, &quote_spanned!(ty.span()=> __rt::SessionOf<#backend>), "lend_mut");
+                let lend_mut = path_on(
+                    ty,
+                    &quote_spanned!(ty.span()=> __rt::SessionOf<<#backend as __rt::Backend>::Session>),
+                    "lend_mut",
+                );
                 values.push(quote_spanned!(span=> #lend_mut(&mut exclusive)));
             }
         }

@@ -212,7 +212,7 @@ const _: () = {
                         let result = <VmBackend>::click(
                                 scope.backend(),
                                 <VmSession as __rt::SessionOf<
-                                    VmBackend,
+                                    <VmBackend as __rt::Backend>::Session,
                                 >>::lend_mut(&mut exclusive),
                                 &lent_1,
                                 params.x,
@@ -281,7 +281,7 @@ const _: () = {
                                 let result = <VmBackend>::run(
                                     scope.backend(),
                                     <VmSession as __rt::SessionOf<
-                                        VmBackend,
+                                        <VmBackend as __rt::Backend>::Session,
                                     >>::lend_mut(&mut exclusive),
                                     &lent_1,
                                     params.job,

@@ -70,11 +70,16 @@ pub(super) fn envelope(answer: &Answer) -> HttpResponse {
     write(response, answer, 384 + answer.message.len() + data)
 }
 
-/// Data of a route that envelopes what it answers.
-pub(super) fn success(data: &impl Serialize) -> HttpResponse {
-    match serde_json::value::to_raw_value(data) {
-        Ok(data) => envelope(&crate::answer::success(data, Meta::default())),
-        Err(error) => refusal(&ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())),
+/// The envelope of a route that no tool stands behind.
+pub(super) fn answer(result: Result<impl Serialize, ToolError>, warnings: Vec<String>) -> HttpResponse {
+    let meta = Meta { warnings, ..Meta::default() };
+    let data = result.and_then(|data| {
+        serde_json::value::to_raw_value(&data)
+            .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))
+    });
+    match data {
+        Ok(data) => envelope(&crate::answer::success(data, meta)),
+        Err(error) => envelope(&failure(&error, meta)),
     }
 }
 

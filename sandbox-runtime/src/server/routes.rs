@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use actix_web::{
-    HttpMessage as _, HttpRequest, HttpResponse, Resource, Route,
-    http::{Method, StatusCode, header},
+    HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, guard,
+    http::{StatusCode, header},
     web::{self, Data, Path, Query, ServiceConfig},
 };
 use sandbox_types::{
@@ -18,7 +18,7 @@ use super::{
     Service,
     access::Trusted,
     extract::{Body, is_true},
-    render::{Failure, bare, envelope, refusal, success},
+    render::{Failure, answer, bare, envelope, refusal},
     shutdown::Stop,
 };
 use crate::{error::ToolError, time::rfc3339};
@@ -44,12 +44,12 @@ fn all(config: &mut ServiceConfig) {
         .service(post("/worker/disconnect", web::post().to(disconnect)))
         .service(post("/warmup", web::post().to(warmup)))
         .service(post("/shutdown", web::post().to(shutdown)))
-        .service(get("/warmup/status", web::get().to(warmup_status)))
-        .service(get("/tools", web::get().to(tools)))
-        .service(get("/tools/{name}/schema", web::get().to(tool_schema)))
-        .service(get("/resources", web::get().to(resources)))
-        .service(get("/health", web::get().to(health)))
-        .service(get("/ready", web::get().to(ready)));
+        .service(get("/warmup/status", readable().to(warmup_status)))
+        .service(get("/tools", readable().to(tools)))
+        .service(get("/tools/{name}/schema", readable().to(tool_schema)))
+        .service(get("/resources", readable().to(resources)))
+        .service(get("/health", readable().to(health)))
+        .service(get("/ready", readable().to(ready)));
 }
 
 fn v1(config: &mut ServiceConfig) {
@@ -71,7 +71,12 @@ fn post(path: &str, route: Route) -> Resource {
 fn get(path: &str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
-        .default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "GET") }))
+        .default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "GET, HEAD") }))
+}
+
+/// GET, or HEAD, whose body the HTTP library leaves out.
+fn readable() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
@@ -82,8 +87,8 @@ fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
 }
 
 pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
-    let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
-    refusal(&ToolError::new(ErrorCode::NOT_FOUND, format!("there is no route {method} {}", request.path())))
+    let message = format!("there is no route {} {}", request.method(), request.path());
+    refusal(&ToolError::new(ErrorCode::NOT_FOUND, message))
 }
 
 async fn execute(service: Data<Service>, body: Body<ExecuteRequest>) -> HttpResponse {
@@ -94,40 +99,41 @@ async fn execute_batch(service: Data<Service>, body: Body<BatchRequest>) -> Http
     envelope(&*service.executor.execute_batch(body.value, body.warnings).await)
 }
 
-async fn session_create(service: Data<Service>, body: Body<CreateSession>) -> Answered {
-    Ok(success(&service.executor.create_session(body.value).await?))
+async fn session_create(service: Data<Service>, body: Body<CreateSession>) -> HttpResponse {
+    answer(service.executor.create_session(body.value).await, body.warnings)
 }
 
-async fn session_destroy(service: Data<Service>, body: Body<DestroySession>) -> Answered {
-    Ok(success(&service.executor.destroy_session(&body.value)?))
+async fn session_destroy(service: Data<Service>, body: Body<DestroySession>) -> HttpResponse {
+    answer(service.executor.destroy_session(&body.value), body.warnings)
 }
 
 async fn session_list(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    success(&service.executor.list_sessions(&body.value.worker_id, body.value.resource_type.as_deref()))
+    let sessions = service.executor.list_sessions(&body.value.worker_id, body.value.resource_type.as_deref());
+    answer(Ok(sessions), body.warnings)
 }
 
-async fn session_refresh(service: Data<Service>, body: Body<RefreshSessions>) -> Answered {
-    Ok(success(&service.executor.refresh_sessions(&body.value)?))
+async fn session_refresh(service: Data<Service>, body: Body<RefreshSessions>) -> HttpResponse {
+    answer(service.executor.refresh_sessions(&body.value), body.warnings)
 }
 
 async fn heartbeat(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    success(&service.executor.heartbeat(&body.value.worker_id))
+    answer(Ok(service.executor.heartbeat(&body.value.worker_id)), body.warnings)
 }
 
 async fn status(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    success(&service.executor.worker_status(&body.value.worker_id))
+    answer(Ok(service.executor.worker_status(&body.value.worker_id)), body.warnings)
 }
 
 async fn disconnect(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    success(&service.executor.disconnect(&body.value.worker_id))
+    answer(Ok(service.executor.disconnect(&body.value.worker_id)), body.warnings)
 }
 
-async fn init_resource(service: Data<Service>, body: Body<InitResource>) -> Answered {
-    Ok(success(&service.executor.init_resource(body.value).await?))
+async fn init_resource(service: Data<Service>, body: Body<InitResource>) -> HttpResponse {
+    answer(service.executor.init_resource(body.value).await, body.warnings)
 }
 
 async fn init_batch(service: Data<Service>, body: Body<InitBatch>) -> HttpResponse {
-    success(&service.executor.init_batch(body.value).await)
+    answer(Ok(service.executor.init_batch(body.value).await), body.warnings)
 }
 
 /// A client must not make the server read files: this route of the contract is refused, unread.

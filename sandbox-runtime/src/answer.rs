@@ -16,7 +16,7 @@ pub(crate) fn meta(tool: Option<&ToolEntry>, trace: TraceId, arrival: Instant, w
         tool: tool.map(|tool| tool.full_name.clone()),
         resource_type: tool.and_then(|tool| tool.resource_type.clone()),
         trace_id: Some(trace),
-        execution_time_ms: (arrival.elapsed().as_secs_f64() * 1e6).round() / 1e3,
+        execution_time_ms: milliseconds(arrival.elapsed()),
         warnings,
         ..Meta::default()
     }
@@ -47,11 +47,18 @@ pub(crate) fn failure(error: &ToolError, meta: Meta) -> Answer {
     }
 }
 
+/// The answer to a call that no tool was found for, or none may run for; logged as every call is.
+pub(crate) fn refused(error: &ToolError, meta: Meta, worker: &WorkerId) -> Answer {
+    let answer = failure(error, meta);
+    log(&answer, worker, None);
+    answer
+}
+
 /// The one event of a call, at its end; never its parameters.
 pub(crate) fn log(answer: &Answer, worker: &WorkerId, entered: Option<Duration>) {
     let meta = &answer.meta;
     let total_ms = meta.execution_time_ms;
-    let wait_ms = entered.map_or(total_ms, |entered| (entered.as_secs_f64() * 1e6).round() / 1e3);
+    let wait_ms = entered.map_or(total_ms, milliseconds);
     tracing::info!(
         target: "sandbox::call",
         trace = meta.trace_id.as_ref().map(TraceId::as_str),
@@ -60,7 +67,12 @@ pub(crate) fn log(answer: &Answer, worker: &WorkerId, entered: Option<Duration>)
         tool = meta.tool.as_deref(),
         code = answer.code.number(),
         wait_ms,
-        run_ms = total_ms - wait_ms,
+        run_ms = ((total_ms - wait_ms) * 1e3).round() / 1e3,
         bytes = answer.data.as_ref().map_or(0, |data| data.get().len()),
     );
+}
+
+/// With three decimals: more is noise.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -9,11 +9,11 @@ use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody,
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
-    answer::{Answer, failure, meta},
+    answer::{Answer, failure, meta, refused},
     context::SessionChoice,
     creation::SessionSpec,
     error::{Result, ToolError},
-    executor::{CallControl, DisconnectGuard, Job, ToolExecutor},
+    executor::{CallControl, DisconnectGuard, Job, ToolExecutor, positive},
     naming::parse_key,
     resource::new_trace,
     router::{SessionTable, shutting_down},
@@ -141,24 +141,16 @@ impl ToolExecutor {
     ) -> impl Future<Output = Answer> + Send + use<> {
         let arrival = Instant::now();
         let worker = request.worker_id.clone();
-        let named = action.timeout.or(request.timeout);
-        let timeout = action.timeout(request);
+        let timeout = action.timeout.or(request.timeout);
         async move {
             let prepared = (|| {
-                if let (Some(seconds), None) = (named, timeout) {
-                    let found = seconds.to_string();
-                    return Err(ToolError::parameter(
-                        ErrorCode::INVALID_INPUT,
-                        "timeout",
-                        "a positive number of seconds",
-                        found,
-                    ));
-                }
-                Ok((self.registry.resolve(&action.action)?, parse_key(action.session.as_deref())?.into()))
+                let timeout = positive(timeout)?;
+                let key = parse_key(action.session.as_deref())?.into();
+                Ok((self.registry.resolve(&action.action)?, key, timeout))
             })();
-            let (tool, key) = match prepared {
+            let (tool, key, timeout) = match prepared {
                 Ok(prepared) => prepared,
-                Err(error) => return failure(&error, meta(None, trace, arrival, Vec::new())),
+                Err(error) => return refused(&error, meta(None, trace, arrival, Vec::new()), &worker),
             };
             let limits = self.limits_for(&tool, timeout, arrival);
             let job = Job {
@@ -172,6 +164,7 @@ impl ToolExecutor {
                 control,
                 frames: None,
                 passed: None,
+                making: false,
                 depth: 0,
                 warnings: Vec::new(),
             };

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::BatchSessions,
     error::{Result, ToolError},
-    gate::{Full, Gate, Permit},
+    gate::{Full, Gate, Turn},
     session::Session,
     supervise::CallControl,
     tool::SessionUse,
@@ -123,8 +123,10 @@ pub(crate) struct Inner {
     pub(crate) gate: Option<Arc<Gate>>,
     /// The gates that its callers have passed; their permits stand for this call too.
     pub(crate) passed: Option<Arc<Passed>>,
-    /// Reserved for a blocking body before its session was locked.
-    pub(crate) thread: Mutex<Option<OwnedSemaphorePermit>>,
+    /// The body is synchronous and needs a thread.
+    pub(crate) blocking: bool,
+    /// The session's own `initialize` waits for this call: what waits for a session that is being made might wait for itself.
+    pub(crate) making: bool,
     /// How the request chose its session, also for the calls that the tool makes.
     pub(crate) choice: SessionChoice,
     pub(crate) depth: u8,
@@ -300,14 +302,41 @@ impl ToolContext {
         nested.call(self.clone(), action.to_owned(), params).await
     }
 
-    /// Waits for the call's turn on its resource; a call that a tool makes gets it now or is refused.
-    pub(crate) async fn admit(&self) -> Result<Option<Permit>> {
-        let Some(gate) = &self.inner.gate else { return Ok(None) };
-        let entered = if self.inner.depth > 0 { gate.try_enter() } else { gate.enter(&self.inner.worker).await };
-        match entered {
-            Ok(permit) => Ok(Some(permit)),
+    /// The call's turn on its resource if it can have it now. A call that a tool makes does not wait: it would keep
+    /// what its caller holds from others.
+    ///
+    /// # Errors
+    /// It must not wait, and there is no turn.
+    pub(crate) fn turn_now(&self) -> Result<Option<Turn>> {
+        let Some(gate) = &self.inner.gate else { return Ok(Some(Turn { _permit: None })) };
+        match gate.try_enter() {
+            Ok(permit) => Ok(Some(Turn { _permit: Some(permit) })),
+            Err(Full) if self.inner.depth > 0 => Err(Full::error(&self.inner.resource.name)),
+            Err(Full) => Ok(None),
+        }
+    }
+
+    /// Waits for the call's turn on its resource, if it may wait.
+    ///
+    /// # Errors
+    /// Too many wait, or it must not wait and there is no turn.
+    pub(crate) async fn turn(&self) -> Result<Turn> {
+        if let Some(turn) = self.turn_now()? {
+            return Ok(turn);
+        }
+        let Some(gate) = &self.inner.gate else { return Ok(Turn { _permit: None }) };
+        match gate.enter(&self.inner.worker).await {
+            Ok(permit) => Ok(Turn { _permit: Some(permit) }),
             Err(Full) => Err(Full::error(&self.inner.resource.name)),
         }
+    }
+
+    /// A thread for the body, if the tool says that it blocks.
+    ///
+    /// # Errors
+    /// All of them are in use.
+    pub(crate) fn thread(&self) -> Result<Option<OwnedSemaphorePermit>> {
+        if self.inner.blocking { self.inner.resource.reserve_thread().map(Some) } else { Ok(None) }
     }
 
     pub(crate) fn mark_entered(&self) {
@@ -344,16 +373,11 @@ impl ToolContext {
 
     pub(crate) async fn spawn_blocking<R: Send + 'static>(
         &self,
+        thread: OwnedSemaphorePermit,
         body: impl FnOnce() -> R + Send + 'static,
     ) -> Result<std::thread::Result<R>> {
-        let resource = &self.inner.resource;
-        let reserved = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let permit = match reserved {
-            Some(permit) => permit,
-            None => resource.reserve_thread()?,
-        };
-        let thread = resource.runtime.spawn_blocking(move || {
-            let _permit = permit;
+        let thread = self.inner.resource.runtime.spawn_blocking(move || {
+            let _thread = thread;
             body()
         });
         match thread.await {

@@ -1,7 +1,7 @@
 //! The making of sessions: single-flight, under a time limit, within the limits of resource and worker.
 
 use std::{
-    sync::{Arc, Mutex, Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -265,7 +265,8 @@ impl SessionTable {
             entered: Entered::default(),
             gate: None,
             passed,
-            thread: Mutex::default(),
+            blocking: false,
+            making: true,
             // Two sessions of a batch that each need the other in `initialize` would wait for each other.
             choice: SessionChoice { batch: None, ..choice },
             depth,
@@ -306,7 +307,7 @@ impl SessionTable {
     }
 
     fn reserve(self: &Arc<Self>, shard: &mut Shard, worker: &WorkerId, resource: &Arc<Resource>) -> Result<Slot> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.closed.load(Ordering::Acquire) {
             return Err(shutting_down());
         }
         let limits = &resource.limits;

@@ -1,4 +1,4 @@
-//! Typed backends behind untyped handles: the only downcasts of the workspace.
+//! Typed backends behind untyped handles.
 
 use std::{
     any::{Any, TypeId},
@@ -18,8 +18,9 @@ use crate::{
     backend::{About, Backend, Location},
     context::{ResourceContext, ToolContext},
     error::{Result, ToolError},
+    hold::HeldSession,
     scope::{HookScope, Initialize, Shutdown},
-    session::{EndReason, HeldSession, Lease, SessionHandle},
+    session::{EndReason, Lease, SessionHandle},
     supervise::catch,
     tool::{Call, ParameterDefault, SessionUse, Tool, ToolFuture},
 };

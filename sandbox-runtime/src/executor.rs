@@ -3,7 +3,7 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    answer::{Answer, failure, log, meta, success},
+    answer::{Answer, failure, log, meta, refused, success},
     context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, Passed, SessionChoice, ToolContext},
     creation::SessionSpec,
     error::{Result, ToolError},
@@ -73,6 +73,8 @@ pub(crate) struct Job {
     pub(crate) frames: Option<Arc<Frame>>,
     /// Passed by the tool that makes this call.
     pub(crate) passed: Option<Arc<Passed>>,
+    /// An `initialize` waits for it.
+    pub(crate) making: bool,
     pub(crate) depth: u8,
     pub(crate) warnings: Vec<String>,
 }
@@ -115,10 +117,7 @@ impl ToolExecutor {
         let Some(key) = request.idempotency_key.clone() else {
             let control = CallControl::new();
             let guard = DisconnectGuard(Some(control.clone()));
-            let answer = match self.prepare(request, trace.clone(), arrival, control, warnings) {
-                Ok(job) => self.spawn(job).await,
-                Err((error, warnings)) => failure(&error, meta(None, trace, arrival, warnings)),
-            };
+            let answer = self.clone().prepare_and_run(request, trace, arrival, control, warnings).await;
             guard.disarm();
             return Arc::new(answer);
         };
@@ -127,17 +126,28 @@ impl ToolExecutor {
         let digest =
             Self::digest(&(&request.action, params, &request.session, &request.session_id, request.session_mode));
         let worker = request.worker_id.clone();
-        let limit = request.timeout().unwrap_or(self.limits.max).min(self.limits.max);
+        let limit = positive(request.timeout).ok().flatten().unwrap_or(self.limits.max).min(self.limits.max);
         let control = CallControl::new();
-        let executor = self.clone();
-        let own_trace = trace.clone();
-        self.keyed(&worker, &key, digest, trace, limit, control.clone(), async move {
-            match executor.prepare(request, own_trace.clone(), arrival, control, warnings) {
-                Ok(job) => executor.spawn(job).await,
-                Err((error, warnings)) => failure(&error, meta(None, own_trace, arrival, warnings)),
+        let run = self.clone().prepare_and_run(request, trace.clone(), arrival, control.clone(), warnings);
+        self.keyed(&worker, &key, digest, trace, limit, control, run).await
+    }
+
+    async fn prepare_and_run(
+        self: Arc<Self>,
+        request: ExecuteRequest,
+        trace: TraceId,
+        arrival: Instant,
+        control: Arc<CallControl>,
+        warnings: Vec<String>,
+    ) -> Answer {
+        let worker = request.worker_id.clone();
+        match self.prepare(request, trace.clone(), arrival, control) {
+            Ok(mut job) => {
+                job.warnings = warnings;
+                self.spawn(job).await
             }
-        })
-        .await
+            Err(error) => refused(&error, meta(None, trace, arrival, warnings), &worker),
+        }
     }
 
     /// Runs what `run` does once per key: others with the key wait for it, or get the answer it had.
@@ -221,37 +231,18 @@ impl ToolExecutor {
         trace: TraceId,
         arrival: Instant,
         control: Arc<CallControl>,
-        warnings: Vec<String>,
-    ) -> Result<Job, (ToolError, Vec<String>)> {
-        let checked = (|| {
-            if self.draining() {
-                return Err(shutting_down());
-            }
-            if request.timeout.is_some() && request.timeout().is_none() {
-                let found = request.timeout.unwrap_or_default().to_string();
-                return Err(ToolError::parameter(
-                    ErrorCode::INVALID_INPUT,
-                    "timeout",
-                    "a positive number of seconds",
-                    found,
-                ));
-            }
-            if request.detached {
-                return Err(ToolError::parameter(
-                    ErrorCode::INVALID_INPUT,
-                    "detached",
-                    "false: this server keeps no detached calls",
-                    "true",
-                ));
-            }
-            let key = parse_key(request.session.as_deref())?.into();
-            Ok((self.registry.resolve(&request.action)?, key))
-        })();
-        let (tool, key) = match checked {
-            Ok(checked) => checked,
-            Err(error) => return Err((error, warnings)),
-        };
-        let limits = self.limits_for(&tool, request.timeout(), arrival);
+    ) -> Result<Job> {
+        if self.draining() {
+            return Err(shutting_down());
+        }
+        let timeout = positive(request.timeout)?;
+        if request.detached {
+            let expected = "false: this server keeps no detached calls";
+            return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "detached", expected, "true"));
+        }
+        let key = parse_key(request.session.as_deref())?.into();
+        let tool = self.registry.resolve(&request.action)?;
+        let limits = self.limits_for(&tool, timeout, arrival);
         Ok(Job {
             tool,
             params: request.params,
@@ -263,8 +254,9 @@ impl ToolExecutor {
             control,
             frames: None,
             passed: None,
+            making: false,
             depth: 0,
-            warnings,
+            warnings: Vec::new(),
         })
     }
 
@@ -318,8 +310,6 @@ impl ToolExecutor {
         if !nested && resource.gate.is_full() {
             return Err(Full::error(&resource.name));
         }
-        // Before the session is locked: a refusal must cost nothing.
-        let thread = if tool.blocking { Some(resource.context.reserve_thread()?) } else { None };
         if !resource.started() {
             Box::pin(resource.ensure_started()).await?;
         }
@@ -331,9 +321,13 @@ impl ToolExecutor {
                 None => Some(Box::pin(self.lease(job, resource)).await?),
             },
         };
+        // A call that names its session by id means that one for the calls of its tool too.
+        let mut key = &job.choice.key;
         if let Some(lease) = &lease {
+            key = &lease.session.key;
             let _ = facts.session.set(lease.session.clone());
         }
+        let key = key.clone();
         let mut context = ToolContext::new(Inner {
             worker: job.worker.clone(),
             trace: job.trace.clone(),
@@ -345,8 +339,9 @@ impl ToolExecutor {
             entered: facts.entered.clone(),
             gate: (!Passed::has(job.passed.as_ref(), &resource.gate)).then(|| resource.gate.clone()),
             passed: job.passed.clone(),
-            thread: Mutex::new(thread),
-            choice: job.choice.clone(),
+            blocking: tool.blocking,
+            making: job.making,
+            choice: SessionChoice { key, ..job.choice.clone() },
             depth: job.depth,
             nested: Some(self.clone()),
         });
@@ -387,6 +382,14 @@ impl ToolExecutor {
                 match self.table.find(&job.worker, resource, key, acknowledge) {
                     Found::Live(lease) => return Ok(lease),
                     Found::Creating(creation) => {
+                        // Its `initialize` may need what the callers hold, or be what waits for this call.
+                        if job.making || job.frames.is_some() {
+                            let message = format!(
+                                "session `{key}` of `{}` is being made, and waiting for it could deadlock",
+                                resource.name
+                            );
+                            return Err(ToolError::new(ErrorCode::CONFLICT, message));
+                        }
                         creation.wait().await?;
                     }
                     Found::Gone(error) => return Err(error),
@@ -446,7 +449,6 @@ impl ToolExecutor {
     /// Takes no new work from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.table.drain();
     }
 
     /// Ends everything, leaving nothing behind: calls get `limit` to finish and are cancelled then, sessions are cleaned
@@ -459,7 +461,14 @@ impl ToolExecutor {
             // Past the token's grace every future is dropped; only a blocked thread can outlast this.
             let _ = tokio::time::timeout(Duration::from_secs(3), self.calls.wait()).await;
         }
-        let ended = if cleanup_sessions { self.table.end_all() } else { 0 };
+        let ended = if cleanup_sessions {
+            self.table.end_all()
+        } else {
+            let abandoned = self.table.abandon_all();
+            // The sessions' own drops, which may block or panic.
+            let _ = self.runtime.spawn_blocking(move || drop(abandoned)).await;
+            0
+        };
         self.cleanups.close();
         let cleaned = tokio::time::timeout(CLEANUP_PATIENCE, self.cleanups.wait()).await.is_ok();
         if !cleaned {
@@ -481,6 +490,21 @@ impl ToolExecutor {
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(35);
 /// How long the shutdown of a resource waits for what still uses it.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The time limit that a request names.
+///
+/// # Errors
+/// It is no positive, finite time.
+pub(crate) fn positive(seconds: Option<f64>) -> Result<Option<Duration>> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) if !timeout.is_zero() => Ok(Some(timeout)),
+        _ => {
+            let (expected, found) = ("a positive number of seconds", seconds.to_string());
+            Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "timeout", expected, found))
+        }
+    }
+}
 
 /// The session of this resource and name that a caller of this call holds, if one does.
 fn held_by_callers(job: &Job, resource: &Arc<Resource>) -> Option<Arc<Session>> {
@@ -517,6 +541,7 @@ impl NestedCalls for ToolExecutor {
                     Some(gate) => Some(Arc::new(Passed { gate: gate.clone(), before: inner.passed.clone() })),
                     None => inner.passed.clone(),
                 },
+                making: inner.making,
                 depth: inner.depth + 1,
                 warnings: Vec::new(),
             };

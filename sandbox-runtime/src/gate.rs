@@ -30,6 +30,11 @@ struct State {
 /// The right to run one call.
 pub(crate) struct Permit(Arc<Gate>);
 
+/// A call's turn on its resource: a permit of its own, or that of a tool that made the call.
+pub(crate) struct Turn {
+    pub(crate) _permit: Option<Permit>,
+}
+
 /// The queue is full, or for who must not wait: no permit is free.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Full;
@@ -83,7 +88,7 @@ impl Gate {
             Waiter { gate: self, worker, ticket, receiver: Some(receiver) }
         };
         if let Some(receiver) = &mut waiter.receiver {
-            // The sender is dropped only together with its grant: `leave` is the one other place that removes it.
+            // The sender is dropped only with its grant: its waiter's own drop is the one other place that removes it.
             let _ = receiver.await;
         }
         waiter.receiver = None;

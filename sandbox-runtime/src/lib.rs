@@ -26,6 +26,7 @@ mod creation;
 mod erase;
 mod gate;
 mod gone;
+mod hold;
 pub mod host;
 mod idempotency;
 mod journal;

@@ -32,6 +32,9 @@ impl ToolExecutor {
     /// # Errors
     /// What `initialize` answered, a limit, an unknown resource, a wrong `session_config`.
     pub async fn create_session(self: &Arc<Self>, request: CreateSession) -> Result<Value> {
+        if self.draining() {
+            return Err(shutting_down());
+        }
         let resource = self.registry.resource(&request.resource_type)?.clone();
         if !resource.about.kind.has_sessions() {
             resource.ensure_started().await?;

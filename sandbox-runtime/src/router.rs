@@ -37,7 +37,8 @@ pub(crate) struct SessionTable {
     pub(crate) journal: Option<Journal>,
     pub(crate) incarnation: u32,
     pub(crate) next_ordinal: AtomicU64,
-    pub(crate) draining: AtomicBool,
+    /// Set when the sessions are ended for good: none is made any more.
+    pub(crate) closed: AtomicBool,
     /// Notes of sessions that are gone; the sweep counts them.
     notes: AtomicUsize,
     pub(crate) runtime: Handle,
@@ -115,7 +116,7 @@ impl SessionTable {
             journal,
             incarnation: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)),
             next_ordinal: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             notes: AtomicUsize::new(0),
             runtime,
             faults: Arc::default(),
@@ -347,13 +348,9 @@ impl SessionTable {
         }
     }
 
-    /// Takes no new sessions from now on.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    /// Ends every session; how many.
+    /// Ends every session; how many. None is made from now on.
     pub(crate) fn end_all(&self) -> usize {
+        self.closed.store(true, Ordering::Release);
         let mut count = 0;
         for mut shard in self.all() {
             let sessions: Vec<_> = shard.values().flat_map(Worker::sessions).cloned().collect();
@@ -372,6 +369,25 @@ impl SessionTable {
             ended.into_iter().for_each(Ended::start);
         }
         count
+    }
+
+    /// Lets go of every session without its cleanup; what drops with the last of them is the backends' own.
+    pub(crate) fn abandon_all(&self) -> Vec<Arc<Session>> {
+        self.closed.store(true, Ordering::Release);
+        let mut sessions = Vec::new();
+        for mut shard in self.all() {
+            for (_, worker) in shard.iter_mut() {
+                for (_, place) in worker.places.drain() {
+                    match place {
+                        Place::Creating(creation) => creation.cancel.cancel(),
+                        Place::Live(session) => sessions.push(session),
+                        Place::Gone { .. } => {}
+                    }
+                }
+                sessions.append(&mut worker.temporary);
+            }
+        }
+        sessions
     }
 
     /// Workers with sessions, and sessions.

@@ -5,21 +5,25 @@
 
 use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     backend::Backend,
     context::{Inject, ResourceContext, ToolContext},
     error::Result,
-    gate::Permit,
-    session::{EndReason, Exclusive, SessionHandle, SharedGuard},
+    gate::Turn,
+    hold::{Exclusive, SharedGuard},
+    session::{EndReason, SessionHandle},
 };
 
 /// Everything a running tool can borrow.
 pub struct CallScope<B: Backend> {
     // Before everything else: the session is free as soon as the call is over.
     pub(crate) guard: Option<SharedGuard<B::Session>>,
-    pub(crate) _permit: Option<Permit>,
+    pub(crate) _turn: Turn,
+    /// Of a tool that said that its body blocks.
+    pub(crate) thread: Option<OwnedSemaphorePermit>,
     pub(crate) backend: Arc<B>,
     pub(crate) shared: Arc<B::Shared>,
     pub(crate) context: ToolContext,
@@ -63,10 +67,14 @@ impl<B: Backend> CallScope<B> {
     ///
     /// # Errors
     /// [`ErrorCode::RESOURCE_EXHAUSTED`](sandbox_types::ErrorCode::RESOURCE_EXHAUSTED) when too many such bodies of the resource are running.
-    pub async fn block<R: Send + 'static>(self, body: impl FnOnce(&Self) -> R + Send + 'static) -> Result<R> {
+    pub async fn block<R: Send + 'static>(mut self, body: impl FnOnce(&Self) -> R + Send + 'static) -> Result<R> {
         let context = self.context.clone();
+        let thread = match self.thread.take() {
+            Some(thread) => thread,
+            None => context.resource().reserve_thread()?,
+        };
         let abandoned = context.break_session_on_drop();
-        let ended = context.spawn_blocking(move || body(&self)).await;
+        let ended = context.spawn_blocking(thread, move || body(&self)).await;
         // The thread is done, well or not: if it had the session to itself, its own guard knows.
         abandoned.disarm();
         match ended? {

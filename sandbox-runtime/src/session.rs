@@ -1,8 +1,7 @@
-//! A session, its lease, and the one lock rule: `&mut` excludes, `&` shares.
+//! A session, its ends, and the lease that keeps it while a call uses it.
 
 use std::{
     any::Any,
-    ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -11,19 +10,15 @@ use std::{
 };
 
 use sandbox_types::{ErrorCode, SessionId, WorkerId};
-use tokio::{
-    sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::hold::Exclusive;
 use crate::{
-    context::ToolContext,
     creation::Slot,
     error::{Result, ToolError},
     resource::Resource,
     router::SessionTable,
-    tool::SessionUse,
 };
 
 /// Why a session ended.
@@ -93,11 +88,11 @@ pub(crate) struct Session {
     ordinal: u64,
     ttl_ms: AtomicU64,
     last_activity_ms: AtomicU64,
-    /// `RwLock<Option<S>>`; `erase.rs` knows `S`.
+    /// `tokio::sync::RwLock<Option<S>>`; `erase.rs` knows `S`.
     pub(crate) cell: Arc<dyn Any + Send + Sync>,
     /// Fires when the session ends; `supervise` passes it on to the calls that run on it.
     pub(crate) cancel: CancellationToken,
-    waiting: AtomicU32,
+    pub(crate) waiting: AtomicU32,
     state: Mutex<State>,
     table: Weak<SessionTable>,
 }
@@ -324,162 +319,4 @@ impl SessionHandle {
             session.remove(EndReason::Failed(why.clone()));
         }
     }
-}
-
-/// A leased session with its type, not locked yet.
-pub(crate) struct HeldSession<S> {
-    pub(crate) lease: Arc<Lease>,
-    pub(crate) cell: Arc<RwLock<Option<S>>>,
-}
-
-impl<S: Send + Sync + 'static> HeldSession<S> {
-    /// Locks the session for reading, or shares the caller's hold.
-    pub(crate) async fn share(self, context: &mut ToolContext) -> Result<SharedGuard<S>> {
-        if let Some(frame) = context.held(&self.lease.session) {
-            if frame.session_use == SessionUse::Exclusive {
-                return Err(self.conflict("the caller has it to itself"));
-            }
-            // Locking again would deadlock with a writer that waits between the two.
-            let hold =
-                frame.guard.as_ref().and_then(Weak::upgrade).and_then(|any| any.downcast::<SharedHold<S>>().ok());
-            return match hold {
-                Some(hold) => Ok(SharedGuard(hold)),
-                None => Err(self.conflict("the call that held it is over")),
-            };
-        }
-        let guard = match self.cell.clone().try_read_owned() {
-            Ok(guard) => guard,
-            Err(_) => self.wait(context, self.cell.clone().read_owned()).await?,
-        };
-        if guard.is_none() {
-            return Err(self.gone());
-        }
-        let session = self.lease.session.clone();
-        let hold = Arc::new(SharedHold { guard, _lease: self.lease });
-        let erased: Arc<dyn Any + Send + Sync> = hold.clone();
-        context.push_frame(session, SessionUse::Shared, Some(Arc::downgrade(&erased)));
-        Ok(SharedGuard(hold))
-    }
-
-    /// Locks the session for one call alone.
-    pub(crate) async fn exclude(self, context: &mut ToolContext) -> Result<Exclusive<S>> {
-        if context.held(&self.lease.session).is_some() {
-            return Err(self.conflict("the caller holds it"));
-        }
-        let guard = match self.cell.clone().try_write_owned() {
-            Ok(guard) => guard,
-            Err(_) => self.wait(context, self.cell.clone().write_owned()).await?,
-        };
-        if guard.is_none() {
-            return Err(self.gone());
-        }
-        context.push_frame(self.lease.session.clone(), SessionUse::Exclusive, None);
-        Ok(Exclusive { finished: false, guard, lease: self.lease })
-    }
-
-    async fn wait<G>(&self, context: &ToolContext, lock: impl Future<Output = G>) -> Result<G> {
-        let session = &self.lease.session;
-        if context.highest_held().is_some_and(|highest| highest >= session.ordinal()) {
-            return Err(self.conflict("waiting for it could deadlock with a session that the caller holds"));
-        }
-        let max = session.resource.limits.max_waiting_calls;
-        let waiting = Waiting::enter(&session.waiting, max).ok_or_else(|| {
-            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{max} calls wait for session `{}`", session.id))
-        })?;
-        let guard = lock.await;
-        drop(waiting);
-        Ok(guard)
-    }
-
-    fn gone(&self) -> ToolError {
-        let session = &self.lease.session;
-        session.ended().unwrap_or(EndReason::Broken).gone(&format!("session `{}`", session.id))
-    }
-
-    fn conflict(&self, why: &str) -> ToolError {
-        let session = &self.lease.session;
-        ToolError::new(ErrorCode::CONFLICT, format!("session `{}` cannot be used here: {why}", session.id))
-    }
-}
-
-/// Counts a waiting call.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn enter(counter: &'a AtomicU32, max: usize) -> Option<Self> {
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        counter
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| (waiting < max).then_some(waiting + 1))
-            .is_ok()
-            .then_some(Self(counter))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The read lock and the lease that keeps it meaningful.
-struct SharedHold<S> {
-    // Before the lease: the cleanup that the lease's end may start needs the lock.
-    guard: OwnedRwLockReadGuard<Option<S>>,
-    _lease: Arc<Lease>,
-}
-
-/// A session in use by this call and perhaps by other readers.
-pub(crate) struct SharedGuard<S>(Arc<SharedHold<S>>);
-
-impl<S> Deref for SharedGuard<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        locked(self.0.guard.as_ref())
-    }
-}
-
-/// A session in use by this call alone.
-///
-/// Dropped before [`Exclusive::finish`], it leaves the session broken: the call was cut off midway.
-pub struct Exclusive<S> {
-    finished: bool,
-    // Before the lease: the cleanup that the lease's end may start needs the lock.
-    guard: OwnedRwLockWriteGuard<Option<S>>,
-    lease: Arc<Lease>,
-}
-
-impl<S> Exclusive<S> {
-    /// The method returned: the session is whole.
-    pub fn finish(mut self) {
-        self.finished = true;
-    }
-}
-
-impl<S> Deref for Exclusive<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        locked(self.guard.as_ref())
-    }
-}
-
-impl<S> DerefMut for Exclusive<S> {
-    fn deref_mut(&mut self) -> &mut S {
-        locked(self.guard.as_mut())
-    }
-}
-
-impl<S> Drop for Exclusive<S> {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.lease.session.mark_broken();
-        }
-    }
-}
-
-/// The value of a locked session: cleanup takes it only when no lease is left, and a guard holds one.
-#[expect(clippy::expect_used, reason = "checked when the lock was taken, and the guard's lease keeps cleanup away")]
-fn locked<T>(value: Option<T>) -> T {
-    value.expect("a leased session has its value")
 }

@@ -11,8 +11,8 @@ use crate::{
     backend::{Backend, Location},
     context::ToolContext,
     error::{Result, ToolError},
+    hold::{Exclusive, HeldSession},
     scope::CallScope,
-    session::{Exclusive, HeldSession},
 };
 use sandbox_types::ErrorCode;
 
@@ -148,9 +148,12 @@ impl<B: Backend> Call<B> {
     pub async fn enter(self, session: SessionUse) -> Result<CallScope<B>> {
         // The token stays in `self`, which is dropped last also when this ends early: `shutdown` must find `shared` free.
         let Self { backend, shared, params: _, mut context, session: held, .. } = self;
-        let guard = match (session, held) {
-            (SessionUse::None, _) => None,
-            (SessionUse::Shared, Some(held)) => Some(held.share(&mut context).await?),
+        let (guard, turn) = match (session, held) {
+            (SessionUse::None, _) => (None, context.turn().await?),
+            (SessionUse::Shared, Some(held)) => {
+                let (guard, turn) = held.share(&mut context).await?;
+                (Some(guard), turn)
+            }
             (SessionUse::Shared, None) => return Err(no_session()),
             (SessionUse::Exclusive, _) => {
                 return Err(ToolError::new(
@@ -159,9 +162,9 @@ impl<B: Backend> Call<B> {
                 ));
             }
         };
-        let permit = context.admit().await?;
+        let thread = context.thread()?;
         context.mark_entered();
-        Ok(CallScope { guard, _permit: permit, backend, shared, context, _token: self.token })
+        Ok(CallScope { guard, _turn: turn, thread, backend, shared, context, _token: self.token })
     }
 
     /// Enters the method of a tool that has the session to itself; waits for it.
@@ -171,16 +174,11 @@ impl<B: Backend> Call<B> {
     pub async fn enter_exclusive(self) -> Result<(CallScope<B>, Exclusive<B::Session>)> {
         let Self { backend, shared, params: _, mut context, session: held, .. } = self;
         let Some(held) = held else { return Err(no_session()) };
-        let exclusive = held.exclude(&mut context).await?;
-        let permit = match context.admit().await {
-            Ok(permit) => permit,
-            Err(error) => {
-                exclusive.finish();
-                return Err(error);
-            }
-        };
+        let (mut exclusive, turn) = held.exclude(&mut context).await?;
+        let thread = context.thread()?;
         context.mark_entered();
-        Ok((CallScope { guard: None, _permit: permit, backend, shared, context, _token: self.token }, exclusive))
+        exclusive.enter();
+        Ok((CallScope { guard: None, _turn: turn, thread, backend, shared, context, _token: self.token }, exclusive))
     }
 }
 

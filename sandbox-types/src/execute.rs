@@ -1,7 +1,5 @@
 //! Requests that run tools.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -59,16 +57,6 @@ impl ExecuteRequest {
             detached: false,
         }
     }
-
-    /// `timeout` as a duration: nothing for numbers that are no positive, finite time.
-    pub fn timeout(&self) -> Option<Duration> {
-        self.timeout.and_then(positive_seconds)
-    }
-}
-
-/// A positive, finite number of seconds as a duration.
-fn positive_seconds(seconds: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero())
 }
 
 /// How a call finds its session.
@@ -128,13 +116,6 @@ pub struct BatchAction {
     /// Name of the worker's session on the resource; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-}
-
-impl BatchAction {
-    /// `timeout`, else the batch's, as a duration.
-    pub fn timeout(&self, batch: &BatchRequest) -> Option<Duration> {
-        self.timeout.or(batch.timeout).and_then(positive_seconds)
-    }
 }
 
 /// `data` of a batch's answer.

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod admission;
 mod batch;
 mod cli;
 mod golden;

@@ -74,19 +74,44 @@ fn after_a_restart_workers_learn_that_their_sessions_are_gone() {
 #[test]
 fn a_draining_server_says_so() {
     let server = Server::probe();
-    let mut open = server.connect();
     thread::scope(|scope| {
         let call = scope.spawn(|| server.execute("w", "probe:wait", &json!({ "ms": 1500 })).status);
         thread::sleep(Duration::from_millis(300));
         server.signal(libc::SIGTERM);
         thread::sleep(Duration::from_millis(300));
-        crate::harness::send(&mut open, "GET", "/ready", &[], b"");
-        let ready = crate::harness::receive(&mut open);
+        let ready = server.get("/ready");
         assert_eq!((ready.status, &ready.body["status"]), (503, &json!("draining")));
+        assert_eq!(server.execute("w", "probe:wait", &json!({ "ms": 1 })).code(), 5021);
+        assert_eq!(server.create("w", &json!({})).code(), 5021);
         assert_eq!(call.join().unwrap(), 200);
     });
     let mut server = server;
     until("it ended", || server.process.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn what_was_accepted_before_the_drain_gets_its_sessions() {
+    let server = Server::probe();
+    let wait = json!({ "action": "probe:wait", "params": { "ms": 800 } });
+    let body = json!({ "worker_id": "w", "actions": [wait, { "action": "probe:add" }] });
+    let reply = thread::scope(|scope| {
+        let batch = scope.spawn(|| server.post("/execute/batch", &body));
+        thread::sleep(Duration::from_millis(300));
+        server.signal(libc::SIGTERM);
+        batch.join().unwrap()
+    });
+    assert_eq!(reply.data()["results"][1]["data"], 1, "{reply:?}");
+}
+
+#[test]
+fn sessions_can_be_left_without_cleanup() {
+    let mut server = Server::start(&json!({ "server": { "allow_shutdown": true }, "resources": { "probe": {} } }));
+    server.create("w", &json!({ "cleanup_ms": 3_600_000 })).data();
+    let reply = server.post("/shutdown", &json!({ "cleanup_sessions": false }));
+    assert_eq!(reply.body["sessions_cleaned"], 0);
+    assert!(server.process.wait().unwrap().success());
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    assert!(!log.contains("could not be cleaned up") && !log.contains("still use the shared state"), "{log}");
 }
 
 #[test]

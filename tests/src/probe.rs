@@ -39,6 +39,8 @@ struct Behaviour {
     fail: Option<String>,
     /// `cleanup` fails so many times.
     fail_cleanup: u32,
+    /// A tool that `initialize` calls.
+    call: Option<String>,
     /// `cleanup` panics instead of failing.
     panic_cleanup: bool,
     /// `initialize` panics.
@@ -80,7 +82,16 @@ impl Probe {
         Ok(Counts::default())
     }
 
-    async fn initialize(&self, behaviour: Behaviour, counts: &Counts, handle: &SessionHandle) -> Result<Session> {
+    async fn initialize(
+        &self,
+        behaviour: Behaviour,
+        counts: &Counts,
+        handle: &SessionHandle,
+        context: &ToolContext,
+    ) -> Result<Session> {
+        if let Some(action) = &behaviour.call {
+            context.call(action, serde_json::json!({})).await?;
+        }
         sleep(Duration::from_millis(behaviour.initialize_ms)).await;
         assert!(!behaviour.panic, "as asked");
         if let Some(why) = &behaviour.fail {

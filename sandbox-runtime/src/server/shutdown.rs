@@ -52,8 +52,8 @@ pub(super) async fn when_told(
     let stop = stops.recv().await.unwrap_or(Stop { force: true, cleanup_sessions: true });
     tracing::info!("shutting down");
     executor.drain();
-    // New connections wait, or are refused; those that are open learn from `/ready` and every answer that the server drains.
-    handle.pause().await;
+    // Connections are taken until the end: `/ready` and every answer say that the server drains, and who waits for it
+    // to be gone is not left hanging.
     let limit = if stop.force { Duration::ZERO } else { host.drain_limit() };
     let ending = executor.clone();
     let mut end = host.handle().spawn(async move { ending.shutdown(limit, stop.cleanup_sessions).await });

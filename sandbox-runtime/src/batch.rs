@@ -16,7 +16,7 @@ use crate::{
     executor::{CallControl, DisconnectGuard, Job, ToolExecutor, positive},
     naming::parse_key,
     resource::new_trace,
-    router::{SessionTable, shutting_down},
+    router::SessionTable,
     session::Lease,
 };
 
@@ -61,7 +61,11 @@ impl ToolExecutor {
                 let run = self.clone().run_batch(request, trace.clone(), arrival, control, warnings);
                 let answer = self.calls.spawn(run).await;
                 guard.disarm();
-                Arc::new(answer.unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace, arrival, Vec::new()))))
+                Arc::new(
+                    answer.unwrap_or_else(|_| {
+                        failure(&ToolError::shutting_down(), meta(None, trace, arrival, Vec::new()))
+                    }),
+                )
             }
             Some(key) => {
                 let digest = Self::digest(&(&request.actions, request.parallel, request.stop_on_error));
@@ -83,7 +87,7 @@ impl ToolExecutor {
         warnings: Vec<String>,
     ) -> Answer {
         if self.draining() {
-            return failure(&shutting_down(), meta(None, trace, arrival, warnings));
+            return failure(&ToolError::shutting_down(), meta(None, trace, arrival, warnings));
         }
         if request.actions.len() > MAX_ACTIONS {
             let (expected, found) = (format!("at most {MAX_ACTIONS} actions"), request.actions.len().to_string());
@@ -110,10 +114,9 @@ impl ToolExecutor {
                 .collect();
             for call in calls {
                 let answer = call.await;
-                results.push(
-                    answer
-                        .unwrap_or_else(|_| failure(&shutting_down(), meta(None, trace.clone(), arrival, Vec::new()))),
-                );
+                results.push(answer.unwrap_or_else(|_| {
+                    failure(&ToolError::shutting_down(), meta(None, trace.clone(), arrival, Vec::new()))
+                }));
             }
         } else {
             for action in &request.actions {

@@ -17,7 +17,7 @@ use crate::{
     naming::{label, session_name},
     pace::Begun,
     resource::Resource,
-    router::{Place, SessionTable, Shard, drop_if_empty, shutting_down},
+    router::{Place, SessionTable, Shard, drop_if_empty},
     session::{EndReason, Lease, NewSession, Session, SessionHandle},
     supervise::{CallControl, Cause, catch},
 };
@@ -36,7 +36,7 @@ impl Creation {
     pub(crate) async fn wait(&self) -> Result<Arc<Session>> {
         let mut outcome = self.outcome.clone();
         let answer = outcome.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        answer.unwrap_or_else(|| Err(shutting_down()))
+        answer.unwrap_or_else(|| Err(ToolError::shutting_down()))
     }
 }
 
@@ -231,7 +231,7 @@ impl SessionTable {
             Begun::Done(lease) => lease,
             Begun::Pending(making) => {
                 let made = self.runtime.spawn(async move { resource.initialize_pace.observe(making).await });
-                made.await.unwrap_or_else(|_| Err(shutting_down()))
+                made.await.unwrap_or_else(|_| Err(ToolError::shutting_down()))
             }
         };
         guard.disarm();
@@ -308,7 +308,7 @@ impl SessionTable {
 
     fn reserve(self: &Arc<Self>, shard: &mut Shard, worker: &WorkerId, resource: &Arc<Resource>) -> Result<Slot> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(shutting_down());
+            return Err(ToolError::shutting_down());
         }
         let limits = &resource.limits;
         let exhausted = |what: String| Err(ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, what));

@@ -55,6 +55,11 @@ impl ToolError {
         error
     }
 
+    /// The server takes no new work, or ended before the answer.
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")
+    }
+
     /// The failure that another call was answered.
     pub(crate) fn from_answer(code: ErrorCode, message: String, body: ErrorBody) -> Self {
         Self(Box::new(Parts { code, message, body, data: None }))

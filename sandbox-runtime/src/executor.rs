@@ -24,7 +24,7 @@ use crate::{
     naming::parse_key,
     registry::{Registry, ToolEntry},
     resource::{Resource, new_trace},
-    router::{Found, SessionTable, shutting_down},
+    router::{Found, SessionTable},
     session::{Lease, Session},
     supervise::{Facts, catch, supervise},
     tool::SessionUse,
@@ -196,7 +196,7 @@ impl ToolExecutor {
             let waited = if own { Ok(waited.await) } else { tokio::time::timeout_at(arrival + limit, waited).await };
             let answer = match waited {
                 Ok(Some(answer)) => answer,
-                Ok(None) => return fail(&shutting_down()),
+                Ok(None) => return fail(&ToolError::shutting_down()),
                 Err(_) => {
                     let message = "the request with this idempotency_key is still running";
                     return fail(&ToolError::new(ErrorCode::TIMEOUT_ERROR, message));
@@ -233,7 +233,7 @@ impl ToolExecutor {
         control: Arc<CallControl>,
     ) -> Result<Job> {
         if self.draining() {
-            return Err(shutting_down());
+            return Err(ToolError::shutting_down());
         }
         let timeout = positive(request.timeout)?;
         if request.detached {
@@ -270,7 +270,7 @@ impl ToolExecutor {
             let error = if executed {
                 ToolError::new(ErrorCode::UNEXPECTED_ERROR, "the tool panicked")
             } else {
-                shutting_down()
+                ToolError::shutting_down()
             };
             failure(&error, Meta { executed, ..meta(None, trace, arrival, Vec::new()) })
         })

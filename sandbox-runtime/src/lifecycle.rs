@@ -18,7 +18,7 @@ use crate::{
     executor::ToolExecutor,
     naming::{label, parse_key},
     resource::{Resource, new_trace},
-    router::{Found, shutting_down},
+    router::Found,
     session::{EndReason, Session},
     time::rfc3339,
 };
@@ -33,7 +33,7 @@ impl ToolExecutor {
     /// What `initialize` answered, a limit, an unknown resource, a wrong `session_config`.
     pub async fn create_session(self: &Arc<Self>, request: CreateSession) -> Result<Value> {
         if self.draining() {
-            return Err(shutting_down());
+            return Err(ToolError::shutting_down());
         }
         let resource = self.registry.resource(&request.resource_type)?.clone();
         if !resource.about.kind.has_sessions() {
@@ -314,7 +314,7 @@ impl ToolExecutor {
         let mut results = BTreeMap::new();
         let mut success_count = 0;
         for (resource_type, task) in tasks {
-            let result = task.await.unwrap_or_else(|_| Err(shutting_down()));
+            let result = task.await.unwrap_or_else(|_| Err(ToolError::shutting_down()));
             success_count += usize::from(result.is_ok());
             let result = match result {
                 Ok(data) => json!({
@@ -345,7 +345,7 @@ impl ToolExecutor {
             }
         }
         for (name, task) in tasks {
-            let result = task.await.unwrap_or_else(|_| Err(shutting_down()));
+            let result = task.await.unwrap_or_else(|_| Err(ToolError::shutting_down()));
             results.insert(name.clone(), result.is_ok());
             if let Err(error) = result {
                 errors.insert(name, error.message().to_owned());
@@ -443,5 +443,5 @@ fn last_activity(session: &Session) -> SystemTime {
 
 /// When the session ends if nothing uses it.
 fn expires_at(session: &Session) -> String {
-    rfc3339(last_activity(session) + session.ttl())
+    rfc3339(last_activity(session) + session.ttl)
 }

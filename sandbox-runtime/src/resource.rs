@@ -21,7 +21,6 @@ use crate::{
     error::{Result, ToolError},
     gate::Gate,
     pace::{Begun, Pace},
-    router::shutting_down,
     schema::ParamsSchema,
     session::{EndReason, Session},
     supervise::{CallControl, Cause, catch},
@@ -99,7 +98,7 @@ impl Resource {
         }
         let mut outcome = self.join_start();
         let answer = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        answer.unwrap_or_else(|| Err(shutting_down()))
+        answer.unwrap_or_else(|| Err(ToolError::shutting_down()))
     }
 
     fn join_start(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
@@ -108,7 +107,7 @@ impl Resource {
             return outcome.clone();
         }
         if self.start.stopped.load(Ordering::Acquire) {
-            return watch::channel(Some(Err(shutting_down()))).1;
+            return watch::channel(Some(Err(ToolError::shutting_down()))).1;
         }
         let (sender, outcome) = watch::channel(self.started().then_some(Ok(())));
         if self.started() {

@@ -21,7 +21,8 @@ use crate::{
     session::{EndReason, Ended, Lease, Session},
 };
 
-/// Locks of the table: a call takes one of them, for well under a microsecond.
+/// Locks of the table: a call takes one of them, and holds it for no longer than it takes to look up, or to write one line
+/// of the journal.
 const SHARDS: usize = 64;
 
 /// Workers are told of so many sessions that ended by themselves.
@@ -406,8 +407,4 @@ impl SessionTable {
 
 fn not_found(id: &SessionId) -> ToolError {
     ToolError::new(ErrorCode::NOT_FOUND, format!("the worker has no session `{id}`"))
-}
-
-pub(crate) fn shutting_down() -> ToolError {
-    ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")
 }

@@ -86,7 +86,7 @@ pub(crate) struct Session {
     pub(crate) created_at: SystemTime,
     pub(crate) config_digest: u64,
     ordinal: u64,
-    ttl_ms: AtomicU64,
+    pub(crate) ttl: Duration,
     last_activity_ms: AtomicU64,
     /// `tokio::sync::RwLock<Option<S>>`; `erase.rs` knows `S`.
     pub(crate) cell: Arc<dyn Any + Send + Sync>,
@@ -137,7 +137,7 @@ impl Session {
             created_at: SystemTime::now(),
             config_digest: new.config_digest,
             ordinal: new.ordinal,
-            ttl_ms: AtomicU64::new(u64::try_from(new.ttl.as_millis()).unwrap_or(u64::MAX)),
+            ttl: new.ttl,
             last_activity_ms: AtomicU64::new(0),
             cell: new.cell,
             cancel: CancellationToken::new(),
@@ -172,13 +172,9 @@ impl Session {
         Duration::from_millis(now_ms(self.resource.epoch).saturating_sub(last))
     }
 
-    pub(crate) fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl_ms.load(Ordering::Relaxed))
-    }
-
     /// Idle past its time to live, and no call holds it.
     pub(crate) fn expired(&self) -> bool {
-        !self.temporary && self.idle() > self.ttl() && self.state().leases == 0
+        !self.temporary && self.idle() > self.ttl && self.state().leases == 0
     }
 
     pub(crate) fn busy(&self) -> bool {

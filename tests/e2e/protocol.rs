@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, receive, send};
+use crate::harness::{Reply, Server, receive, send};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -189,6 +189,32 @@ fn no_web_page_drives_the_server() {
         let reply = with(&[JSON, refused]);
         assert_eq!((reply.status, reply.code()), (403, 4013), "{refused:?}");
     }
+}
+
+#[test]
+fn a_page_of_an_allowed_origin_may_call_and_read() {
+    let page = ("Origin", "https://app.example");
+    let server = Server::start(&json!({
+        "server": { "tokens": ["s3cret-token"], "allowed_origins": ["https://app.example"] }, "resources": { "probe": {} },
+    }));
+    let has = |reply: &Reply, header: &str| {
+        assert!(reply.head.to_lowercase().lines().any(|line| line == header), "{header}: {reply:?}");
+    };
+    let asks = server.raw("OPTIONS", "/execute", &[page, ("Access-Control-Request-Method", "POST")], b"");
+    assert_eq!(asks.status, 204, "asked without the token");
+    has(&asks, "access-control-allow-origin: https://app.example");
+    has(&asks, "access-control-allow-methods: post");
+    has(&asks, "access-control-allow-headers: authorization, content-type");
+    let reads = server.raw("GET", "/tools", &[page, ("Authorization", "Bearer s3cret-token")], b"");
+    assert_eq!(reads.status, 200);
+    has(&reads, "access-control-allow-origin: https://app.example");
+    let refused = server.raw(
+        "OPTIONS",
+        "/execute",
+        &[("Origin", "http://evil.example"), ("Access-Control-Request-Method", "POST")],
+        b"",
+    );
+    assert_eq!(refused.status, 403);
 }
 
 #[test]

@@ -4,8 +4,14 @@ use std::collections::HashSet;
 
 use actix_web::{
     HttpMessage as _,
-    dev::ServiceRequest,
-    http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        Method,
+        header::{
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST, HeaderMap, HeaderValue,
+            ORIGIN, VARY,
+        },
+    },
     web,
 };
 use sandbox_types::ErrorCode;
@@ -79,16 +85,22 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Whether a request may pass.
+/// Whether a request may pass; the origin of the web page that it comes from, if it does.
 ///
 /// # Errors
 /// Why it may not.
-pub(super) fn check(request: &ServiceRequest) -> Result<(), Failure> {
+pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Failure> {
     let Some(access) = request.app_data::<web::Data<Access>>() else {
         return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing").into());
     };
-    access.refuse_foreign(request.headers())?;
-    let trusted = access.has_token(request.headers());
+    let headers = request.headers();
+    access.refuse_foreign(headers)?;
+    let origin = headers.get(ORIGIN).cloned();
+    if origin.is_some() && request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        // A browser asks without the token whether it may send it.
+        return Ok(origin);
+    }
+    let trusted = access.has_token(headers);
     let path = request.path();
     let path = path.strip_prefix("/api/v1").unwrap_or(path);
     let open = matches!(path, "/health" | "/ready");
@@ -102,7 +114,19 @@ pub(super) fn check(request: &ServiceRequest) -> Result<(), Failure> {
         }
         (false, true) | (true, false) => {}
     }
-    Ok(())
+    Ok(origin)
+}
+
+/// Names the page's origin in the answer, or its browser would keep it from the page.
+pub(super) async fn for_page<B>(
+    answer: impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>>,
+    origin: HeaderValue,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let mut answer = answer.await?;
+    let headers = answer.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    Ok(answer)
 }
 
 #[cfg(test)]

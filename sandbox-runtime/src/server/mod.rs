@@ -216,8 +216,9 @@ fn serve(
                 .app_data(web::PayloadConfig::new(body_limit))
                 .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
                 .wrap_fn(|request, service| match access::check(&request) {
-                    Ok(()) => Either::Left(service.call(request)),
-                    Err(refused) => Either::Right(future::ready(Err(refused.into()))),
+                    Ok(None) => Either::Left(service.call(request)),
+                    Ok(Some(origin)) => Either::Right(Either::Left(access::for_page(service.call(request), origin))),
+                    Err(refused) => Either::Right(Either::Right(future::ready(Err(refused.into())))),
                 })
                 .configure(routes::configure)
                 .default_service(web::to(routes::not_found))

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, guard,
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     web::{self, Data, Path, Query, ServiceConfig},
 };
 use sandbox_types::{
@@ -80,6 +80,14 @@ fn readable() -> Route {
 }
 
 fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
+    // Of a page that may not call, nothing gets here.
+    if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
+        return HttpResponse::NoContent()
+            .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, allowed))
+            .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"))
+            .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
+            .finish();
+    }
     let message = format!("{} is not a method of this route; use {allowed}", request.method());
     let mut response = refusal(&ToolError::new(ErrorCode::METHOD_NOT_ALLOWED, message));
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));

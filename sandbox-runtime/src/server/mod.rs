@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::either::Either;
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigErrors},
     host::{Host, HostError},
     linked::Linked,
 };
@@ -53,6 +53,9 @@ pub struct HttpServiceServerBuilder {
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// The configuration breaks its own rules, such as the one that an address beyond loopback needs tokens.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     /// Configuration, backends or data folder.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -116,6 +119,8 @@ impl HttpServiceServerBuilder {
     /// Why the server did not start.
     pub fn start(self) -> Result<HttpServiceServer, ServerError> {
         let Self { config, linked, on_listening } = self;
+        // Also for a configuration that was made in code: before anything listens.
+        config.validate()?;
         let linked = linked.unwrap_or_else(Linked::discover);
         if config.server.control_port.is_some() {
             tracing::warn!("server.control_port is set, and this version opens no control port");
@@ -239,4 +244,22 @@ fn serve(
     // Its runtime cannot end inside another one.
     drop(kept);
     served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HttpServiceServer, ServerError};
+    use crate::{config::Config, linked::Linked};
+
+    #[test]
+    fn a_configuration_made_in_code_is_held_to_the_rules() {
+        for (host, drain_seconds) in [("0.0.0.0", 1.0), ("127.0.0.1", -1.0)] {
+            let mut config = Config::default();
+            config.server.host = host.into();
+            config.server.port = 0;
+            config.server.drain_seconds = drain_seconds;
+            let started = HttpServiceServer::builder().config(config).linked(Linked::of([], [])).start();
+            assert!(matches!(started, Err(ServerError::Config(_))), "{started:?}");
+        }
+    }
 }

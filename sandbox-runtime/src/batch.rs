@@ -125,7 +125,7 @@ impl ToolExecutor {
                 let answer = call.await;
                 let failed = !answer.success;
                 results.push(answer);
-                if (failed && stop_on_error) || control.cancel.is_cancelled() {
+                if (failed && stop_on_error) || control.cancel.is_cancelled() || self.cut_short() {
                     break;
                 }
             }

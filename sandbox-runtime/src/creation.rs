@@ -1,7 +1,10 @@
 //! The making of sessions: single-flight, under a time limit, within the limits of resource and worker.
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,8 @@ use crate::{
 /// The making of an explicit session, shared by all who ask for it.
 pub(crate) struct Creation {
     pub(crate) cancel: CancellationToken,
+    /// Calls that wait for it.
+    pub(crate) waiting: AtomicU32,
     outcome: watch::Receiver<Option<Result<Arc<Session>>>>,
 }
 
@@ -139,7 +144,7 @@ impl SessionTable {
     ) -> Result<Arc<Creation>> {
         let slot = self.reserve(shard, &spec.worker, &spec.resource)?;
         let (sender, outcome) = watch::channel(None);
-        let creation = Arc::new(Creation { cancel: CancellationToken::new(), outcome });
+        let creation = Arc::new(Creation { cancel: CancellationToken::new(), waiting: AtomicU32::new(0), outcome });
         let place = Place::Creating(creation.clone());
         let entry = shard.entry(spec.worker.clone()).or_default();
         if let Some(Place::Gone { id, .. }) = entry.places.insert(label.into(), place) {

@@ -20,6 +20,7 @@ use crate::{
     creation::SessionSpec,
     error::{Result, ToolError},
     gate::Full,
+    hold::Waiting,
     idempotency::{Begin, IdempotencyStore},
     naming::parse_key,
     registry::{Registry, ToolEntry},
@@ -307,7 +308,7 @@ impl ToolExecutor {
         let params = tool.params.check(params.as_deref())?;
         let resource = tool.resource()?;
         let nested = job.depth > 0;
-        if !nested && resource.gate.is_full() {
+        if !nested && resource.gate.is_full(&job.worker) {
             return Err(Full::error(&resource.name));
         }
         if !resource.started() {
@@ -390,6 +391,11 @@ impl ToolExecutor {
                             );
                             return Err(ToolError::new(ErrorCode::CONFLICT, message));
                         }
+                        let max = resource.limits.max_waiting_calls;
+                        let _waiting = Waiting::enter(&creation.waiting, max).ok_or_else(|| {
+                            let message = format!("{max} calls wait for session `{key}` of `{}`", resource.name);
+                            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
+                        })?;
                         creation.wait().await?;
                     }
                     Found::Gone(error) => return Err(error),
@@ -430,6 +436,11 @@ impl ToolExecutor {
     /// The longest that one call can have.
     pub(crate) fn longest_call(&self) -> Duration {
         self.limits.max
+    }
+
+    /// The calls that run are cancelled, as nothing waits for their ends any more.
+    pub(crate) fn cut_short(&self) -> bool {
+        self.shutdown.is_cancelled()
     }
 
     /// Cancels every call that still runs.

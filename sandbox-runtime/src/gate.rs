@@ -56,13 +56,14 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a further call would be refused now.
-    pub(crate) fn is_full(&self) -> bool {
+    /// Whether a further call of this worker would be refused now.
+    pub(crate) fn is_full(&self, worker: &WorkerId) -> bool {
         let state = self.state();
-        state.active >= self.max_active && state.queued >= self.max_queued
+        state.active >= self.max_active && state.queued >= self.max_queued && state.greedier(worker).is_none()
     }
 
-    /// Waits for a permit; calls of different workers take turns.
+    /// Waits for a permit; calls of different workers take turns. In a full queue a worker with fewer waiting calls takes
+    /// the place of the latest call of the one with the most.
     ///
     /// # Errors
     /// [`Full`] when too many wait already.
@@ -74,7 +75,10 @@ impl Gate {
                 return Ok(Permit(self.clone()));
             }
             if state.queued >= self.max_queued {
-                return Err(Full);
+                let greedier = state.greedier(worker).ok_or(Full)?;
+                // Its sender is dropped with it, which tells the waiting call.
+                state.queues.get_mut(&greedier).and_then(VecDeque::pop_back).ok_or(Full)?;
+                state.queued -= 1;
             }
             let (granted, receiver) = oneshot::channel();
             let ticket = state.next_ticket;
@@ -87,12 +91,12 @@ impl Gate {
             }
             Waiter { gate: self, worker, ticket, receiver: Some(receiver) }
         };
-        if let Some(receiver) = &mut waiter.receiver {
-            // The sender is dropped only with its grant: its waiter's own drop is the one other place that removes it.
-            let _ = receiver.await;
-        }
+        let granted = match &mut waiter.receiver {
+            Some(receiver) => receiver.await.is_ok(),
+            None => false,
+        };
         waiter.receiver = None;
-        Ok(Permit(self.clone()))
+        if granted { Ok(Permit(self.clone())) } else { Err(Full) }
     }
 
     /// A permit if one is free: a call that a tool makes holds what others wait for, and so must not wait itself.
@@ -127,6 +131,15 @@ impl Gate {
             }
         }
         state.active -= 1;
+    }
+}
+
+impl State {
+    /// The worker with the most waiting calls, if it would still have more than this one after giving up one for it.
+    fn greedier(&self, worker: &WorkerId) -> Option<WorkerId> {
+        let own = self.queues.get(worker).map_or(0, VecDeque::len);
+        let (most, queue) = self.queues.iter().max_by_key(|(_, queue)| queue.len())?;
+        (queue.len() > own + 1).then(|| most.clone())
     }
 }
 
@@ -200,6 +213,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_worker_cannot_fill_the_queue_of_all() {
+        let gate = Gate::new(1, 3);
+        let held = gate.enter(&worker("x")).await.expect("free");
+        let (sender, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        for name in ["a", "a", "a", "b", "c", "d"] {
+            let (gate, sender) = (gate.clone(), sender.clone());
+            tokio::spawn(async move {
+                let entered = gate.enter(&worker(name)).await.is_ok();
+                sender.send((name, entered)).expect("the test listens");
+            });
+            tokio::task::yield_now().await;
+        }
+        for refused in ["a", "a", "d"] {
+            assert_eq!(
+                ends.recv().await,
+                Some((refused, false)),
+                "two of `a` made room for `b` and `c`; all have one now"
+            );
+        }
+        drop(held);
+        for served in ["a", "b", "c"] {
+            assert_eq!(ends.recv().await, Some((served, true)));
+        }
+        assert_eq!(gate.state().queued, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_gives_up_leaves_the_queue_and_loses_no_permit() {
         let gate = Gate::new(1, 1);
         let held = gate.enter(&worker("a")).await.expect("free");
@@ -210,7 +250,7 @@ mod tests {
             async move { gate.enter(&worker("c")).await.is_ok() }
         });
         tokio::task::yield_now().await;
-        assert!(gate.is_full());
+        assert!(gate.is_full(&worker("d")));
         assert_eq!(gate.enter(&worker("d")).await.err(), Some(Full));
         drop(held);
         assert!(waiting.await.expect("no panic"));

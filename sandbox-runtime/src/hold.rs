@@ -127,15 +127,16 @@ impl<S: Send + Sync + 'static> HeldSession<S> {
 }
 
 /// Counts a waiting call.
-struct Waiting<'a>(&'a AtomicU32);
+pub(crate) struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {
-    fn enter(counter: &'a AtomicU32, max: usize) -> Option<Self> {
+    pub(crate) fn enter(counter: &'a AtomicU32, max: usize) -> Option<Self> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         counter
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| (waiting < max).then_some(waiting + 1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| (waiting < max).then(|| waiting + 1))
             .is_ok()
-            .then_some(Self(counter))
+            // Not `then_some`: one that was never counted would be uncounted when it is dropped.
+            .then(|| Self(counter))
     }
 }
 

@@ -54,9 +54,24 @@ pub(crate) fn parse_id(id: &SessionId) -> Option<(u32, u128)> {
     Some((u32::from_str_radix(&hex[..8], 16).ok()?, u128::from_str_radix(&hex[8..], 16).ok()?))
 }
 
+/// Whether an id may be that of a session which this worker had on an earlier server: its name says so.
+pub(crate) fn may_be_of(id: &SessionId, worker: &WorkerId) -> bool {
+    let Some((name, _)) = id.as_str().rsplit_once('_') else { return false };
+    let mark = format!("_{}_", sanitize(worker.as_str()));
+    let is_resource = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let is_number = |text: &str| {
+        let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        text.len() - rest.len() >= 3 && (rest.is_empty() || rest.starts_with('_'))
+    };
+    name.match_indices(&mark).any(|(at, _)| is_resource(&name[..at]) && is_number(&name[at + mark.len()..]))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{parse_id, session_name};
+    use super::{may_be_of, parse_id, session_name};
     use sandbox_types::{SessionId, WorkerId};
 
     #[test]
@@ -67,5 +82,10 @@ mod tests {
         let id = SessionId::parse(&format!("{name}_{:08x}{:032x}", 1, 2)).expect("a good id");
         assert_eq!(parse_id(&id), Some((1, 2)));
         assert_eq!(parse_id(&SessionId::parse("vm_x_001_ff").expect("a good id")), None);
+        assert!(may_be_of(&id, &worker));
+        let id = SessionId::parse(&format!("vm_small_victim-a_001_{:040x}", 7)).expect("a good id");
+        for (worker, own) in [("victim-a", true), ("001", false), ("a", false), ("small", false), ("vm", false)] {
+            assert_eq!(may_be_of(&id, &WorkerId::parse(worker).expect("a good id")), own, "{worker}");
+        }
     }
 }

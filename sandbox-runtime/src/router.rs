@@ -16,7 +16,7 @@ use crate::{
     error::{Result, ToolError},
     gone::GoneIds,
     journal::{Journal, OpenSession},
-    naming::{label, parse_id, sanitize},
+    naming::{label, may_be_of, parse_id},
     resource::{CleanupFaults, Resource},
     session::{EndReason, Ended, Lease, Session},
 };
@@ -219,8 +219,7 @@ impl SessionTable {
             return Some(reason);
         }
         // Made by an earlier server that kept no journal: its name says whose it was.
-        let own = id.as_str().contains(&format!("_{}_", sanitize(worker.as_str())));
-        (incarnation != self.incarnation && own).then_some(EndReason::ServerRestarted)
+        (incarnation != self.incarnation && may_be_of(id, worker)).then_some(EndReason::ServerRestarted)
     }
 
     /// Takes a session out of the table and ends it.
@@ -317,7 +316,7 @@ impl SessionTable {
             let sessions = shard.values().flat_map(Worker::sessions);
             let expired: Vec<_> = sessions.filter(|session| session.expired()).cloned().collect();
             let end = |session: &Arc<Session>| {
-                tracing::info!(worker = %session.worker, session = %session.id(), "session expired");
+                tracing::info!(worker = session.worker.as_str(), session = session.id().as_str(), "session expired");
                 self.end_in(&mut shard, session, &EndReason::Expired)
             };
             let ended: Vec<_> = expired.iter().map(end).collect();

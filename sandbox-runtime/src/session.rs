@@ -21,6 +21,9 @@ use crate::{
     router::SessionTable,
 };
 
+/// Longest reason that [`SessionHandle::fail`] keeps.
+const MAX_REASON_BYTES: usize = 1024;
+
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -297,8 +300,13 @@ impl std::fmt::Debug for HandleInner {
 impl SessionHandle {
     /// The session no longer works, and why: its calls are cancelled, it is cleaned up, and the worker's next call is
     /// told so ([`ErrorCode::SESSION_GONE`], reason `broken`).
+    ///
+    /// Of a long reason the first kilobyte is kept: it is remembered for a day.
     pub fn fail(&self, why: impl Into<String>) {
-        if self.0.failed.set(why.into()).is_ok() {
+        let mut why = why.into();
+        why.truncate(why.floor_char_boundary(MAX_REASON_BYTES));
+        why.shrink_to_fit();
+        if self.0.failed.set(why).is_ok() {
             self.apply();
         }
     }

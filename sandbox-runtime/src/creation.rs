@@ -180,6 +180,7 @@ impl SessionTable {
                         resource: session.resource.name.to_string(),
                         session: session.key.to_string(),
                         id: session.id().to_string(),
+                        gone_since: None,
                     });
                 }
                 *place = Place::Live(session.clone());

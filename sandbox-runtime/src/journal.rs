@@ -6,9 +6,14 @@ use std::{
     io::{self, BufRead, BufReader, Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
+use sandbox_types::{SessionId, WorkerId};
+
 use serde::{Deserialize, Serialize};
+
+use crate::{gone::REMEMBERED, router::MAX_NOTES};
 
 /// One session that was open when the server ended.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -17,6 +22,9 @@ pub(crate) struct OpenSession {
     pub(crate) resource: String,
     pub(crate) session: String,
     pub(crate) id: String,
+    /// The first start of a server that found it open: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gone_since: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,6 +50,8 @@ struct State {
     bytes: u64,
     /// Of what was open when the file was last written anew.
     open_bytes: u64,
+    /// The last line was not written whole: the next one must not be taken for its end.
+    torn: bool,
 }
 
 /// What a journal says is open.
@@ -65,10 +75,11 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+        open.age(SystemTime::now());
         let (file, bytes) = open.write_anew(&path)?;
         std::fs::rename(renewed(&path), &path)?;
         let left = open.0.into_values().collect();
-        Ok((Self { path, state: Mutex::new(State { file, bytes, open_bytes: bytes }), _lock: lock }, left))
+        Ok((Self { path, state: Mutex::new(State { file, bytes, open_bytes: bytes, torn: false }), _lock: lock }, left))
     }
 
     pub(crate) fn opened(&self, session: OpenSession) {
@@ -85,10 +96,18 @@ impl Journal {
 
     fn append(&self, line: &Line) {
         let mut state = self.state();
-        match write_line(&mut state.file, line) {
-            Ok(bytes) => state.bytes += bytes,
-            // A call must not fail for this: the price is a session that, after a restart, is replaced silently.
-            Err(error) => tracing::error!("the session journal cannot be written: {error}"),
+        let written = if state.torn { state.file.write_all(b"\n") } else { Ok(()) };
+        match written.and_then(|()| write_line(&mut state.file, line)) {
+            Ok(bytes) => {
+                state.bytes += bytes + u64::from(state.torn);
+                state.torn = false;
+            }
+            Err(error) => {
+                // A call must not fail for this: the price is a session that, after a restart, is replaced silently.
+                tracing::error!("the session journal cannot be written: {error}");
+                state.torn = true;
+                state.bytes = state.file.metadata().map_or(state.bytes, |file| file.len());
+            }
         }
     }
 
@@ -117,7 +136,7 @@ impl Journal {
         rest.seek(io::SeekFrom::Start(bytes))?;
         let rest = io::copy(&mut rest, &mut file)?;
         std::fs::rename(renewed(&self.path), &self.path)?;
-        *state = State { file, bytes: open_bytes + rest, open_bytes };
+        *state = State { file, bytes: open_bytes + rest, open_bytes, torn: state.torn };
         Ok(())
     }
 }
@@ -127,16 +146,38 @@ impl Open {
         for line in BufReader::new(file).split(b'\n') {
             // The last line may be cut off, also within a character: the process may have died in the middle of it.
             match serde_json::from_slice(&line?) {
-                Ok(Line::Open(session)) => {
+                // Of an id that no server takes nobody can be told.
+                Ok(Line::Open(session))
+                    if WorkerId::parse(&session.worker).is_ok() && SessionId::parse(&session.id).is_ok() =>
+                {
                     self.0.insert(session.id.clone(), session);
                 }
                 Ok(Line::Closed { id }) => {
                     self.0.remove(&id);
                 }
-                Err(_) => {}
+                Ok(Line::Open(_)) | Err(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Notes the time at which sessions were first found left open; forgets those that are remembered for long enough, and
+    /// the oldest of more than anyone can be told of.
+    fn age(&mut self, now: SystemTime) {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        for session in self.0.values_mut() {
+            session.gone_since.get_or_insert(now);
+        }
+        let is_young =
+            |session: &OpenSession| now.saturating_sub(session.gone_since.unwrap_or(now)) <= REMEMBERED.as_secs();
+        self.0.retain(|_, session| is_young(session));
+        if self.0.len() > MAX_NOTES {
+            let mut ages: Vec<_> = self.0.values().map(|session| (session.gone_since, session.id.clone())).collect();
+            ages.sort_unstable();
+            for (_, id) in ages.into_iter().take(self.0.len() - MAX_NOTES) {
+                self.0.remove(&id);
+            }
+        }
     }
 
     /// A new file beside the journal, to be moved into its place: whoever dies midway leaves the old one whole.
@@ -168,10 +209,22 @@ fn write_line(file: &mut impl Write, line: &Line) -> io::Result<u64> {
 mod tests {
     use std::io::Write as _;
 
-    use super::{Journal, OpenSession};
+    use std::time::{Duration, SystemTime};
+
+    use super::{Journal, MAX_NOTES, Open, OpenSession, REMEMBERED};
 
     fn session(id: &str) -> OpenSession {
-        OpenSession { worker: "w".into(), resource: "vm".into(), session: "default".into(), id: id.into() }
+        OpenSession {
+            worker: "w".into(),
+            resource: "vm".into(),
+            session: "default".into(),
+            id: id.into(),
+            gone_since: None,
+        }
+    }
+
+    fn id(session: &OpenSession) -> &str {
+        &session.id
     }
 
     #[test]
@@ -187,7 +240,7 @@ mod tests {
         drop(journal);
         for _ in 0..2 {
             let (_, left) = Journal::open(folder.path()).expect("opens");
-            assert_eq!(left, [session("b")]);
+            assert_eq!(left.iter().map(id).collect::<Vec<_>>(), ["b"]);
         }
     }
 
@@ -216,6 +269,24 @@ mod tests {
         drop(journal);
         let (_, left) = Journal::open(folder.path()).expect("opens");
         assert_eq!(left.len(), 21);
-        assert!(left.contains(&session("first")) && left.contains(&session("s19000")));
+        assert!(["first", "s19000"].iter().all(|wanted| left.iter().any(|session| id(session) == *wanted)));
+    }
+
+    #[test]
+    fn what_was_left_open_is_forgotten_a_day_after_it_was_found_and_when_it_is_too_much() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_hours(10_000);
+        let mut open = Open::default();
+        open.0.insert("a".into(), session("a"));
+        open.age(start);
+        open.0.insert("b".into(), session("b"));
+        open.age(start + REMEMBERED / 2);
+        assert_eq!(open.0.len(), 2);
+        open.age(start + REMEMBERED + Duration::from_secs(1));
+        assert_eq!(open.0.keys().collect::<Vec<_>>(), ["b"]);
+        for n in 0..=MAX_NOTES {
+            open.0.insert(n.to_string(), session(&n.to_string()));
+        }
+        open.age(start + REMEMBERED + Duration::from_secs(2));
+        assert_eq!((open.0.len(), open.0.contains_key("b")), (MAX_NOTES, false), "the oldest makes room");
     }
 }

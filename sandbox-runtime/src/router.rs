@@ -26,7 +26,7 @@ use crate::{
 const SHARDS: usize = 64;
 
 /// Workers are told of so many sessions that ended by themselves.
-const MAX_NOTES: usize = 100_000;
+pub(crate) const MAX_NOTES: usize = 100_000;
 
 pub(crate) type Shard = HashMap<WorkerId, Worker, ahash::RandomState>;
 

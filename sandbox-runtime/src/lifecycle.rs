@@ -1,7 +1,7 @@
 //! What clients ask of sessions, workers and resources, apart from running tools.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -286,7 +286,11 @@ impl ToolExecutor {
     }
 
     /// Several sessions at once; what failed is told beside what did not.
-    pub async fn init_batch(self: &Arc<Self>, request: InitBatch) -> Value {
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_INPUT`] for more than a thousand.
+    pub async fn init_batch(self: &Arc<Self>, request: InitBatch) -> Result<Value> {
+        few("resource_configs", request.resource_configs.len())?;
         let tasks: Vec<_> = request
             .resource_configs
             .into_iter()
@@ -326,16 +330,22 @@ impl ToolExecutor {
             };
             results.insert(resource_type, result);
         }
-        json!({ "worker_id": request.worker_id, "results": results, "total": total, "success_count": success_count })
+        Ok(json!({
+            "worker_id": request.worker_id, "results": results, "total": total, "success_count": success_count,
+        }))
     }
 
     /// Starts resources, all at once.
-    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Value {
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_INPUT`] for more than a thousand names.
+    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Result<Value> {
         let mut results = BTreeMap::new();
         let mut errors = BTreeMap::new();
         let names = names.unwrap_or_else(|| self.named_resources().map(|resource| resource.name.to_string()).collect());
+        few("backends", names.len())?;
         let mut tasks = Vec::new();
-        for name in names {
+        for name in names.into_iter().collect::<BTreeSet<_>>() {
             match self.registry.resource(&name).cloned() {
                 Ok(resource) => tasks.push((name, self.runtime.spawn(async move { resource.ensure_started().await }))),
                 Err(error) => {
@@ -359,7 +369,7 @@ impl ToolExecutor {
         if !errors.is_empty() {
             answer["errors"] = json!(errors);
         }
-        answer
+        Ok(answer)
     }
 
     /// Which resources are ready.
@@ -416,6 +426,16 @@ impl ToolExecutor {
         });
         (!draining && waiting.is_empty(), body)
     }
+}
+
+/// Whether a list is of a size that the server has resources for.
+fn few(parameter: &str, found: usize) -> Result<()> {
+    const MAX: usize = 1_000;
+    if found <= MAX {
+        return Ok(());
+    }
+    let expected = format!("at most {MAX} resources");
+    Err(ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, expected, found.to_string()))
 }
 
 fn created_data(created: &Created) -> Value {

@@ -120,6 +120,10 @@ impl ParamsSchema {
     pub(crate) fn check(&self, params: Option<&RawValue>) -> Result<Value> {
         let mut value = match params.map(RawValue::get) {
             None | Some("null" | "{}") => Value::Object(Map::new()),
+            Some(text) if is_hoard(text) => {
+                let expected = format!("at most {MAX_VALUES} values, {MAX_CONTAINERS} of them objects or arrays");
+                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "params", expected, "more"));
+            }
             Some(text) => serde_json::from_str(text)
                 .map_err(|error| ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("params: {error}")))?,
         };
@@ -151,11 +155,10 @@ impl ParamsSchema {
             // Without any parameter the validator has no word for what came, only that it must not.
             return Violation::unknown(name).into_error("parameter", None);
         }
-        let error = self.validator.iter_errors(value).next();
-        error.map_or_else(
-            || ToolError::new(ErrorCode::INVALID_INPUT, "the parameters do not fit the schema"),
-            |error| Violation::of(&error).into_error("parameter", known),
-        )
+        match self.validator.validate(value) {
+            Err(error) => Violation::of(&error).into_error("parameter", known),
+            Ok(()) => ToolError::new(ErrorCode::INVALID_INPUT, "the parameters do not fit the schema"),
+        }
     }
 }
 
@@ -181,11 +184,12 @@ impl BodySchema {
 
     /// What is wrong with a body that did not parse.
     pub(crate) fn violation(&self, body: &Value) -> ToolError {
-        let error = self.0.validator.iter_errors(body).next();
-        error.map_or_else(
-            || ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the body does not fit the schema of this route"),
-            |error| Violation::of(&error).into_error("field", None),
-        )
+        match self.0.validator.validate(body) {
+            Err(error) => Violation::of(&error).into_error("field", None),
+            Ok(()) => {
+                ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the body does not fit the schema of this route")
+            }
+        }
     }
 
     /// The fields that the route knows.
@@ -198,6 +202,39 @@ impl BodySchema {
             .flatten()
             .map(|(name, _)| name.as_str())
     }
+}
+
+/// Most objects and arrays that the parameters of one call may hold: in memory an empty one takes a hundred times its text.
+const MAX_CONTAINERS: usize = 100_000;
+
+/// Most values that the parameters of one call may hold.
+const MAX_VALUES: usize = 2_000_000;
+
+/// Whether a JSON text holds more values than it may; what stands in strings does not count.
+fn is_hoard(text: &str) -> bool {
+    if text.len() <= MAX_CONTAINERS {
+        return false;
+    }
+    let (mut containers, mut values) = (0, 0);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => loop {
+                match bytes.next() {
+                    Some(b'\\') => drop(bytes.next()),
+                    Some(b'"') | None => break,
+                    Some(_) => {}
+                }
+            },
+            b'{' | b'[' => {
+                containers += 1;
+                values += 1;
+            }
+            b',' => values += 1,
+            _ => {}
+        }
+    }
+    containers > MAX_CONTAINERS || values > MAX_VALUES
 }
 
 /// The typed parse of a checked value.
@@ -566,6 +603,21 @@ mod tests {
         }
         let error = check(&json!({"count": 1, "dealy_ms": 4})).expect_err("must be refused");
         assert!(error.message().contains("did you mean `delay_ms`"), "{error}");
+    }
+
+    #[test]
+    fn too_many_values_are_refused_unparsed_and_long_texts_are_not() {
+        let all = ParamsSchema::of_value(json!({})).expect("a schema");
+        let of = |text: String| serde_json::value::RawValue::from_string(text).expect("json");
+        for hoard in [
+            format!("{{\"a\":[{}0]}}", "{},".repeat(super::MAX_CONTAINERS)),
+            format!("{{\"a\":[{}0]}}", "0,".repeat(super::MAX_VALUES)),
+        ] {
+            let error = all.check(Some(&of(hoard))).expect_err("must be refused");
+            assert_eq!(error.body().parameter.as_deref(), Some("params"), "{error}");
+        }
+        let code = "{\\\"[,".repeat(super::MAX_VALUES);
+        assert!(all.check(Some(&of(format!("{{\"a\":\"{code}\"}}")))).is_ok(), "braces in a string are no objects");
     }
 
     #[test]

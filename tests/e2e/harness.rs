@@ -165,6 +165,8 @@ pub(crate) fn send(stream: &mut TcpStream, method: &str, path: &str, headers: &[
 pub(crate) fn receive(stream: &mut TcpStream) -> Reply {
     let mut bytes = Vec::new();
     let read = stream.read_to_end(&mut bytes);
+    let open = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!open, "the connection stays open after: {}", String::from_utf8_lossy(&bytes));
     assert!(read.is_ok() || !bytes.is_empty(), "no answer: {read:?}");
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));

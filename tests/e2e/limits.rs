@@ -146,17 +146,33 @@ fn calls_beyond_the_queue_are_refused_and_those_in_it_are_served() {
 fn calls_that_wait_for_one_session_are_limited() {
     let server = Server::start(&json!({ "resources": { "probe": { "max_waiting_calls": 1 } } }));
     server.create("w", &json!({})).data();
+    // Twice: a refusal leaves the number of those that wait as it was.
+    for _ in 0..2 {
+        thread::scope(|scope| {
+            let calls: Vec<_> = (0..2)
+                .map(|_| {
+                    let call = scope.spawn(|| server.execute("w", "probe:hold", &json!({ "ms": 700 })).status);
+                    thread::sleep(Duration::from_millis(150));
+                    call
+                })
+                .collect();
+            let refused = server.execute("w", "probe:hold", &json!({ "ms": 1 }));
+            assert_eq!((refused.code(), &refused.body["meta"]["executed"]), (4029, &json!(false)));
+            assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
+        });
+    }
+}
+
+#[test]
+fn calls_that_wait_for_a_session_being_made_are_limited() {
+    let server = Server::start(&json!({ "resources": { "probe": { "max_waiting_calls": 1 } } }));
     thread::scope(|scope| {
-        let calls: Vec<_> = (0..2)
-            .map(|_| {
-                let call = scope.spawn(|| server.execute("w", "probe:hold", &json!({ "ms": 700 })).status);
-                thread::sleep(Duration::from_millis(150));
-                call
-            })
-            .collect();
-        let refused = server.execute("w", "probe:hold", &json!({ "ms": 1 }));
-        assert_eq!((refused.code(), &refused.body["meta"]["executed"]), (4029, &json!(false)));
-        assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
+        let creation = scope.spawn(|| server.create("w", &json!({ "initialize_ms": 1500 })).status);
+        thread::sleep(Duration::from_millis(200));
+        let waits = scope.spawn(|| server.execute("w", "probe:total", &json!({})).status);
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(server.execute("w", "probe:total", &json!({})).code(), 4029);
+        assert_eq!((creation.join().unwrap(), waits.join().unwrap()), (200, 200));
     });
 }
 

@@ -1,5 +1,7 @@
 //! The wire: envelopes, statuses, names, parameters, access.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Reply, Server, receive, send};
@@ -189,6 +191,35 @@ fn no_web_page_drives_the_server() {
         let reply = with(&[JSON, refused]);
         assert_eq!((reply.status, reply.code()), (403, 4013), "{refused:?}");
     }
+}
+
+#[test]
+fn who_is_refused_keeps_no_connection() {
+    let server = Server::start(&json!({ "server": { "tokens": ["s3cret-token"] }, "resources": { "probe": {} } }));
+    for (path, status) in [("/execute", 401), ("/nowhere", 401), ("/health", 405)] {
+        let mut stream = server.connect();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        assert_eq!(receive(&mut stream).status, status, "its body never ends, and the connection does");
+    }
+}
+
+#[test]
+fn bodies_are_as_large_as_their_routes_need() {
+    let server = Server::probe();
+    let long = "m".repeat(2 << 20);
+    assert_eq!(server.execute("w", "util:echo", &json!({ "message": long })).status, 200);
+    let refused = server.post("/session/list", &json!({ "worker_id": "w", "more": long }));
+    assert_eq!((refused.status, refused.code()), (413, 4016));
+    let many = json!({ "worker_id": 1, "more": long });
+    let refused = server.post("/execute", &many);
+    assert_eq!(
+        (refused.status, refused.body["message"].as_str().map(str::len) < Some(300)),
+        (400, true),
+        "{refused:?}"
+    );
+    let names: Vec<_> = (0..1001).map(|n| n.to_string()).collect();
+    assert_eq!(server.post("/warmup", &json!({ "backends": names })).body["error"]["parameter"], "backends");
 }
 
 #[test]

@@ -17,7 +17,6 @@ use actix_web::{
 use sandbox_types::ErrorCode;
 use sha2::{Digest, Sha256};
 
-use super::render::Failure;
 use crate::{config::ServerConfig, error::ToolError};
 
 /// The rules, prepared.
@@ -89,9 +88,9 @@ fn without_port(host: &str) -> &str {
 ///
 /// # Errors
 /// Why it may not.
-pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Failure> {
+pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, ToolError> {
     let Some(access) = request.app_data::<web::Data<Access>>() else {
-        return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing").into());
+        return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing"));
     };
     let headers = request.headers();
     access.refuse_foreign(headers)?;
@@ -107,7 +106,7 @@ pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Fai
     match (trusted, open) {
         (false, false) => {
             let message = "a valid token is needed: Authorization: Bearer <token>";
-            return Err(ToolError::new(ErrorCode::UNAUTHENTICATED, message).into());
+            return Err(ToolError::new(ErrorCode::UNAUTHENTICATED, message));
         }
         (true, true) => {
             request.extensions_mut().insert(Trusted);

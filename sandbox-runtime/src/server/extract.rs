@@ -1,6 +1,6 @@
 //! Bodies and queries of requests: liberal where existing clients need it, exact about what is wrong.
 
-use std::{future::Future, pin::Pin, sync::LazyLock};
+use std::{future::Future, pin::Pin, sync::LazyLock, time::Duration};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_TYPE, web::Bytes};
 use sandbox_types::{
@@ -8,6 +8,7 @@ use sandbox_types::{
     ShutdownRequest, WarmupRequest, WorkerRequest,
 };
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 
 use super::render::Failure;
 use crate::{
@@ -18,6 +19,12 @@ use crate::{
 
 /// Unknown fields that are named; a client that sends more has another problem.
 const MAX_WARNINGS: usize = 8;
+
+/// How long a body may take to arrive: a connection that stalls holds what it has sent so far.
+const ARRIVAL_LIMIT: Duration = Duration::from_mins(1);
+
+/// Above this a body that does not parse is answered in the parser's words: to find better ones costs many times its size.
+const MAX_EXPLAINED_BYTES: usize = 256 * 1024;
 
 /// A request body that the server knows.
 pub(super) trait WireBody: DeserializeOwned + 'static {
@@ -58,10 +65,12 @@ wire_bodies! {
     ShutdownRequest ShutdownRequest::default();
 }
 
-/// A parsed body, and remarks on fields that the route does not know.
+/// A parsed body.
 pub(super) struct Body<T> {
     pub(super) value: T,
+    /// Remarks on fields that the route does not know.
     pub(super) warnings: Vec<String>,
+    pub(super) arrival: Instant,
 }
 
 impl<T: WireBody> FromRequest for Body<T> {
@@ -69,20 +78,26 @@ impl<T: WireBody> FromRequest for Body<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Self::Error>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let arrival = Instant::now();
         let json = is_json(request);
-        let bytes = Bytes::from_request(request, payload);
+        let mut bytes = Bytes::from_request(request, payload);
         Box::pin(async move {
-            let bytes = bytes.await.map_err(|error| Failure(unreadable(&error)))?;
+            let bytes = match timeout_at(arrival + ARRIVAL_LIMIT, &mut bytes).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => return Err(Failure::unread(unreadable(&error), bytes).into()),
+                Err(_) => return Err(Failure::unread(too_slow(), bytes).into()),
+            };
             if bytes.is_empty()
                 && let Some(value) = T::empty()
             {
-                return Ok(Self { value, warnings: Vec::new() });
+                return Ok(Self { value, warnings: Vec::new(), arrival });
             }
             if !json {
                 let message = "expected Content-Type: application/json";
-                return Err(Failure(ToolError::new(ErrorCode::UNSUPPORTED_MEDIA_TYPE, message)).into());
+                return Err(Failure::from(ToolError::new(ErrorCode::UNSUPPORTED_MEDIA_TYPE, message)).into());
             }
-            parse(&bytes).map_err(|error| Failure(error).into())
+            let (value, warnings) = parse(&bytes).map_err(Failure::from)?;
+            Ok(Self { value, warnings, arrival })
         })
     }
 }
@@ -96,13 +111,19 @@ fn is_json(request: &HttpRequest) -> bool {
 fn unreadable(error: &actix_web::Error) -> ToolError {
     match error.as_error::<PayloadError>() {
         Some(PayloadError::Overflow) => {
-            ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, "the body is larger than server.body_limit_mib allows")
+            let message = "the body is larger than this route takes (of a call: server.body_limit_mib)";
+            ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, message)
         }
         _ => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the body could not be read"),
     }
 }
 
-fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
+fn too_slow() -> ToolError {
+    let message = format!("the body did not arrive within {} s", ARRIVAL_LIMIT.as_secs());
+    ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message)
+}
+
+fn parse<T: WireBody>(bytes: &[u8]) -> Result<(T, Vec<String>), ToolError> {
     let mut warnings = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     // Ignored, as existing clients need it, but not in silence.
@@ -112,7 +133,10 @@ fn parse<T: WireBody>(bytes: &[u8]) -> Result<Body<T>, ToolError> {
         }
     });
     match parsed.and_then(|value| deserializer.end().map(|()| value)) {
-        Ok(value) => Ok(Body { value, warnings }),
+        Ok(value) => Ok((value, warnings)),
+        Err(error) if bytes.len() > MAX_EXPLAINED_BYTES => {
+            Err(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the body: {error}")))
+        }
         Err(error) => Err(match serde_json::from_slice::<serde_json::Value>(bytes) {
             Ok(body) => T::schema().violation(&body),
             Err(_) => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the body is not JSON: {error}")),
@@ -144,8 +168,9 @@ mod tests {
     fn null_is_absence_and_unknown_fields_are_named() {
         let body = r#"{"worker_id":"w","action":"a:b","timeout":null,"session_mode":null,"detached":null,"params":null,"timout":3}"#;
         let parsed = parse::<ExecuteRequest>(body.as_bytes()).expect("fits");
-        assert!(parsed.value.timeout.is_none() && parsed.value.params.is_none());
-        assert_eq!(parsed.warnings, ["unknown field `timout` is ignored; did you mean `timeout`?"]);
+        let (value, warnings) = parsed;
+        assert!(value.timeout.is_none() && value.params.is_none());
+        assert_eq!(warnings, ["unknown field `timout` is ignored; did you mean `timeout`?"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use actix_web::{App, HttpServer, dev::Service as _, web};
+use actix_web::{App, HttpMessage as _, HttpServer, dev::Service as _, web};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::either::Either;
 
@@ -220,10 +220,13 @@ fn serve(
                 .app_data(access.clone())
                 .app_data(web::PayloadConfig::new(body_limit))
                 .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
-                .wrap_fn(|request, service| match access::check(&request) {
+                .wrap_fn(|mut request, service| match access::check(&request) {
                     Ok(None) => Either::Left(service.call(request)),
                     Ok(Some(origin)) => Either::Right(Either::Left(access::for_page(service.call(request), origin))),
-                    Err(refused) => Either::Right(Either::Right(future::ready(Err(refused.into())))),
+                    Err(refused) => {
+                        let refused = render::Failure::unread(refused, request.take_payload());
+                        Either::Right(Either::Right(future::ready(Err(refused.into()))))
+                    }
                 })
                 .configure(routes::configure)
                 .default_service(web::to(routes::not_found))

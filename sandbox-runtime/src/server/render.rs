@@ -4,14 +4,16 @@ use std::{fmt, time::Duration};
 
 use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
-    http::{StatusCode, header},
+    http::{ConnectionType, StatusCode, header},
 };
-use sandbox_types::{ErrorCode, Meta};
+use sandbox_types::ErrorCode;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::{
-    answer::{Answer, failure},
+    answer::{Answer, failure, meta},
     error::ToolError,
+    resource::new_trace,
 };
 
 /// When to come again after a refusal for want of capacity.
@@ -19,38 +21,63 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error of a route, answered as an envelope.
 #[derive(Debug)]
-pub(super) struct Failure(pub(super) ToolError);
+pub(super) struct Failure {
+    error: ToolError,
+    /// The body was not read to its end: what is left would be waited for as long as the client likes.
+    unread: bool,
+}
+
+impl Failure {
+    /// A refusal of a request whose body was not read to its end: its connection is closed.
+    pub(super) fn unread(error: ToolError, body: impl Sized + 'static) -> Self {
+        leave_unread(body);
+        Self { error, unread: true }
+    }
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 
 impl From<ToolError> for Failure {
     fn from(error: ToolError) -> Self {
-        Self(error)
+        Self { error, unread: false }
     }
 }
 
 impl ResponseError for Failure {
     fn status_code(&self) -> StatusCode {
-        status(self.0.code())
+        status(self.error.code())
     }
 
     fn error_response(&self) -> HttpResponse {
-        refusal(&self.0)
+        let mut response = refusal(&self.error);
+        if self.unread {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
+        response
     }
+}
+
+/// Keeps the unread rest of a body until the answer is out: with a body that is dropped earlier, and has no length, the HTTP
+/// library waits for its end, which is when the client likes.
+pub(super) fn leave_unread(body: impl Sized + 'static) {
+    actix_web::rt::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(body);
+    });
 }
 
 /// A query that the route cannot read.
 pub(super) fn bad_query(error: &actix_web::error::QueryPayloadError) -> Failure {
-    Failure(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the query: {error}")))
+    ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, format!("the query: {error}")).into()
 }
 
 /// An error that no tool call stands behind.
 pub(super) fn refusal(error: &ToolError) -> HttpResponse {
-    envelope(&failure(error, Meta::default()))
+    envelope(&failure(error, meta(None, new_trace(), Instant::now(), Vec::new())))
 }
 
 pub(super) fn status(code: ErrorCode) -> StatusCode {
@@ -71,8 +98,12 @@ pub(super) fn envelope(answer: &Answer) -> HttpResponse {
 }
 
 /// The envelope of a route that no tool stands behind.
-pub(super) fn answer(result: Result<impl Serialize, ToolError>, warnings: Vec<String>) -> HttpResponse {
-    let meta = Meta { warnings, ..Meta::default() };
+pub(super) fn answer(
+    result: Result<impl Serialize, ToolError>,
+    arrival: Instant,
+    warnings: Vec<String>,
+) -> HttpResponse {
+    let meta = meta(None, new_trace(), arrival, warnings);
     let data = result.and_then(|data| {
         serde_json::value::to_raw_value(&data)
             .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))

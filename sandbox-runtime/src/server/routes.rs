@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, guard,
     http::{Method, StatusCode, header},
-    web::{self, Data, Path, Query, ServiceConfig},
+    web::{self, Data, Path, Payload, PayloadConfig, Query, ServiceConfig},
 };
 use sandbox_types::{
     BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions,
@@ -18,10 +18,13 @@ use super::{
     Service,
     access::Trusted,
     extract::{Body, is_true},
-    render::{Failure, answer, bare, envelope, refusal},
+    render::{Failure, answer, bare, envelope, leave_unread, refusal},
     shutdown::Stop,
 };
 use crate::{error::ToolError, time::rfc3339};
+
+/// Largest body of a route that runs no tool.
+const MAX_CONTROL_BYTES: usize = 1 << 20;
 
 type Answered = Result<HttpResponse, Failure>;
 
@@ -33,8 +36,8 @@ pub(super) fn configure(config: &mut ServiceConfig) {
 
 fn all(config: &mut ServiceConfig) {
     config
-        .service(post("/execute", web::post().to(execute)))
-        .service(post("/execute/batch", web::post().to(execute_batch)))
+        .service(call("/execute", web::post().to(execute)))
+        .service(call("/execute/batch", web::post().to(execute_batch)))
         .service(post("/session/create", web::post().to(session_create)))
         .service(post("/session/destroy", web::post().to(session_destroy)))
         .service(post("/session/list", web::post().to(session_list)))
@@ -62,16 +65,21 @@ fn v1(config: &mut ServiceConfig) {
         .service(post("/server/shutdown", web::post().to(shutdown)));
 }
 
-fn post(path: &str, route: Route) -> Resource {
+/// A route whose body may be as large as `server.body_limit_mib` says: parameters of tools are.
+fn call(path: &str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
-        .default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "POST") }))
+        .default_service(web::to(|request, body| async move { wrong_method(request, body, "POST") }))
+}
+
+fn post(path: &str, route: Route) -> Resource {
+    call(path, route).app_data(PayloadConfig::new(MAX_CONTROL_BYTES))
 }
 
 fn get(path: &str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
-        .default_service(web::to(|request: HttpRequest| async move { wrong_method(&request, "GET, HEAD") }))
+        .default_service(web::to(|request, body| async move { wrong_method(request, body, "GET, HEAD") }))
 }
 
 /// GET, or HEAD, whose body the HTTP library leaves out.
@@ -79,7 +87,9 @@ fn readable() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
+#[expect(clippy::needless_pass_by_value, reason = "the closures that call it own both")]
+fn wrong_method(request: HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
+    leave_unread(body);
     // Of a page that may not call, nothing gets here.
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
         return HttpResponse::NoContent()
@@ -94,7 +104,8 @@ fn wrong_method(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
     response
 }
 
-pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
+pub(super) async fn not_found(request: HttpRequest, body: Payload) -> HttpResponse {
+    leave_unread(body);
     let message = format!("there is no route {} {}", request.method(), request.path());
     refusal(&ToolError::new(ErrorCode::NOT_FOUND, message))
 }
@@ -108,40 +119,40 @@ async fn execute_batch(service: Data<Service>, body: Body<BatchRequest>) -> Http
 }
 
 async fn session_create(service: Data<Service>, body: Body<CreateSession>) -> HttpResponse {
-    answer(service.executor.create_session(body.value).await, body.warnings)
+    answer(service.executor.create_session(body.value).await, body.arrival, body.warnings)
 }
 
 async fn session_destroy(service: Data<Service>, body: Body<DestroySession>) -> HttpResponse {
-    answer(service.executor.destroy_session(&body.value), body.warnings)
+    answer(service.executor.destroy_session(&body.value), body.arrival, body.warnings)
 }
 
 async fn session_list(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
     let sessions = service.executor.list_sessions(&body.value.worker_id, body.value.resource_type.as_deref());
-    answer(Ok(sessions), body.warnings)
+    answer(Ok(sessions), body.arrival, body.warnings)
 }
 
 async fn session_refresh(service: Data<Service>, body: Body<RefreshSessions>) -> HttpResponse {
-    answer(service.executor.refresh_sessions(&body.value), body.warnings)
+    answer(service.executor.refresh_sessions(&body.value), body.arrival, body.warnings)
 }
 
 async fn heartbeat(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    answer(Ok(service.executor.heartbeat(&body.value.worker_id)), body.warnings)
+    answer(Ok(service.executor.heartbeat(&body.value.worker_id)), body.arrival, body.warnings)
 }
 
 async fn status(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    answer(Ok(service.executor.worker_status(&body.value.worker_id)), body.warnings)
+    answer(Ok(service.executor.worker_status(&body.value.worker_id)), body.arrival, body.warnings)
 }
 
 async fn disconnect(service: Data<Service>, body: Body<WorkerRequest>) -> HttpResponse {
-    answer(Ok(service.executor.disconnect(&body.value.worker_id)), body.warnings)
+    answer(Ok(service.executor.disconnect(&body.value.worker_id)), body.arrival, body.warnings)
 }
 
 async fn init_resource(service: Data<Service>, body: Body<InitResource>) -> HttpResponse {
-    answer(service.executor.init_resource(body.value).await, body.warnings)
+    answer(service.executor.init_resource(body.value).await, body.arrival, body.warnings)
 }
 
 async fn init_batch(service: Data<Service>, body: Body<InitBatch>) -> HttpResponse {
-    answer(Ok(service.executor.init_batch(body.value).await), body.warnings)
+    answer(service.executor.init_batch(body.value).await, body.arrival, body.warnings)
 }
 
 /// A client must not make the server read files: this route of the contract is refused, unread.
@@ -150,8 +161,8 @@ async fn init_from_config() -> HttpResponse {
     refusal(&ToolError::new(ErrorCode::PERMISSION_DENIED, message))
 }
 
-async fn warmup(service: Data<Service>, body: Body<WarmupRequest>) -> HttpResponse {
-    bare(StatusCode::OK, &service.executor.warmup(body.value.backends).await)
+async fn warmup(service: Data<Service>, body: Body<WarmupRequest>) -> Answered {
+    Ok(bare(StatusCode::OK, &service.executor.warmup(body.value.backends).await?))
 }
 
 async fn warmup_status(service: Data<Service>) -> HttpResponse {

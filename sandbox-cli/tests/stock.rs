@@ -14,7 +14,7 @@ fn ready(file: &str) -> PathBuf {
 }
 
 fn schema() -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_sandbox")).args(["check", "--schema"]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sandbox")).args(["check", "--schema"]).output().expect("it starts");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 

@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+const EXEC_HELP: &str = "\
+Examples:
+  sandbox exec bash:run command='uname -a; pwd'
+  sandbox exec util:echo '{\"message\": \"hello\"}'
+
+Exit codes: 0 the tool succeeded, 1 it failed or was interrupted, 2 it was not run.";
+
 /// Tools for AI agents over HTTP: shells and whatever backends are linked in.
 #[derive(Debug, Parser)]
 #[command(name = "sandbox", version, max_term_width = 100)]
@@ -40,7 +47,7 @@ pub(crate) struct Serve {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ConfigFile {
-    /// Configuration file (JSON, JSON5, TOML or YAML); the embedded default if none is named.
+    /// Configuration file (JSON, JSON5, TOML or YAML); without one, every linked backend that needs no configuration runs.
     #[arg(long, value_name = "F")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -58,11 +65,8 @@ pub(crate) struct Server {
     pub(crate) worker: String,
 }
 
-/// Exit code: 0 the tool succeeded, 1 it failed, 2 it was not run.
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Examples:\n  sandbox exec bash:run command='uname -a; pwd'\n  sandbox exec util:echo '{\"message\": \"hello\"}'"
-)]
+#[command(after_help = EXEC_HELP)]
 pub(crate) struct Exec {
     /// The tool, such as bash:run.
     pub(crate) action: String,

@@ -1,32 +1,51 @@
 //! `sandbox exec`.
 
-use std::process::ExitCode;
+use std::{future::Future, io, pin::pin, process::ExitCode};
 
 use sandbox_client::{
     ClientError, HttpServiceClient,
-    types::{CreateSession, Envelope, ExecuteRequest, SessionId, ToolInfo, WorkerId},
+    types::{CreateSession, Envelope, ErrorCode, ExecuteRequest, SessionId, ToolInfo, WorkerId},
 };
 use sandbox_runtime::{linked::Linked, server::HttpServiceServer};
 use serde_json::{Map, Value};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::{
     FAILED, NOT_RUN,
     args::{Exec, Server},
-    check::load,
+    check::read,
     log, print,
 };
 
+/// Why there is no answer.
+enum Unanswered {
+    /// Nothing was run.
+    NotRun(String),
+    /// A signal came; the tool may have run.
+    Interrupted,
+}
+
+impl<E: ToString> From<E> for Unanswered {
+    fn from(error: E) -> Self {
+        Self::NotRun(error.to_string())
+    }
+}
+
 pub(crate) fn run(args: &Exec) -> ExitCode {
     match execute(args) {
-        Ok(answer) => show(&answer, args.json),
-        Err(error) => print::errors(&error, NOT_RUN),
+        Ok(answer) => show(&answer, args),
+        Err(Unanswered::NotRun(error)) => print::errors(&error, NOT_RUN),
+        Err(Unanswered::Interrupted) => print::errors(&"interrupted", FAILED),
     }
 }
 
 /// A client of the server at `url`.
 ///
 /// # Errors
-/// The worker's name is no valid id.
+/// The worker's name is no valid id, or the address no URL.
 pub(crate) fn client(url: &str, server: &Server) -> Result<HttpServiceClient, String> {
     let worker = WorkerId::parse(&server.worker).map_err(|error| format!("--worker: {error}"))?;
     let client = HttpServiceClient::new(url, worker).map_err(|error| error.to_string())?;
@@ -40,17 +59,60 @@ pub(crate) fn client(url: &str, server: &Server) -> Result<HttpServiceClient, St
 ///
 /// # Errors
 /// The system refuses it.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+pub(crate) fn runtime() -> Result<Runtime, String> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
 }
 
-/// Runs the tool on the named server, or on one of its own.
-fn execute(args: &Exec) -> Result<Envelope, String> {
-    if let Some(url) = &args.server.url {
-        return runtime()?.block_on(call(&client(url, &args.server)?, args));
+/// Ctrl-C and SIGTERM, from when it is made.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new(runtime: &Runtime) -> io::Result<Self> {
+        let _inside = runtime.enter();
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+    }
+
+    /// What the future answers; `None` when a signal came first.
+    async fn or<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! { biased; () = self.next() => None, answer = pin!(future) => Some(answer) }
+    }
+}
+
+/// Runs the tool on the named server, or on one of its own.
+fn execute(args: &Exec) -> Result<Envelope, Unanswered> {
+    let runtime = runtime()?;
+    // Before anything is started that a signal must not leave behind.
+    let mut signals = Signals::new(&runtime)?;
+    if let Some(url) = &args.server.url {
+        if args.config.config.is_some() {
+            return Err("--config is for a server of its own: leave it out, or --server and SANDBOX_SERVER".into());
+        }
+        let client = client(url, &args.server)?;
+        let answer = runtime.block_on(signals.or(call(&client, args)));
+        return Ok(answer.ok_or(Unanswered::Interrupted)??);
+    }
+    let server = start(args)?;
+    let answer = match client(&format!("http://{}", server.address()), &args.server) {
+        Ok(client) => runtime.block_on(signals.or(call(&client, args))),
+        Err(error) => Some(Err(error)),
+    };
+    // Its connection ends with the client's runtime: that cancels a call which was dropped.
+    runtime.shutdown_background();
+    stop(server, signals, answer.is_none())?;
+    Ok(answer.ok_or(Unanswered::Interrupted)??)
+}
+
+/// A server for one call.
+fn start(args: &Exec) -> Result<HttpServiceServer, Unanswered> {
     let linked = Linked::discover();
-    let mut config = load(&args.config, &linked).map_err(|errors| errors.to_string())?;
+    let (mut config, _) = read(&args.config, &linked).check(&linked)?;
     config.server.host = "127.0.0.1".into();
     config.server.port = 0;
     config.server.workers = Some(1);
@@ -64,12 +126,21 @@ fn execute(args: &Exec) -> Result<Envelope, String> {
         config.server.log.level = "warn".into();
     }
     log::init(&config.server.log)?;
-    let server =
-        HttpServiceServer::builder().config(config).linked(linked).start().map_err(|error| error.to_string())?;
-    let client = client(&format!("http://{}", server.address()), &args.server)?;
-    let answer = runtime()?.block_on(call(&client, args));
-    server.stop().map_err(|error| error.to_string())?;
-    answer
+    Ok(HttpServiceServer::builder().config(config).linked(linked).start()?)
+}
+
+/// Ends a server in order; the second signal of all is not waited through.
+fn stop(server: HttpServiceServer, mut signals: Signals, interrupted: bool) -> Result<(), Unanswered> {
+    let runtime = runtime()?;
+    let stopped = runtime.block_on(async {
+        let mut stopping = tokio::task::spawn_blocking(move || server.stop());
+        if !interrupted && let Some(stopped) = signals.or(&mut stopping).await {
+            return Some(stopped);
+        }
+        signals.or(stopping).await
+    });
+    runtime.shutdown_background();
+    Ok(stopped.ok_or(Unanswered::Interrupted)???)
 }
 
 async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, String> {
@@ -143,19 +214,29 @@ fn takes_text(schema: &Value) -> bool {
     }
 }
 
-fn show(answer: &Envelope, json: bool) -> ExitCode {
-    if json {
-        print::json(&serde_json::to_value(answer).unwrap_or_default());
-    } else if let Some(data) = &answer.data {
-        print::json(data);
+fn show(answer: &Envelope, args: &Exec) -> ExitCode {
+    let printed = match &answer.data {
+        _ if args.json => print::json(&serde_json::to_value(answer).unwrap_or_default()),
+        Some(data) => print::json(data),
+        None => Ok(()),
+    };
+    let code = if answer.success {
+        ExitCode::SUCCESS
+    } else if args.json {
+        ExitCode::from(FAILED)
+    } else {
+        print::errors(&failure(answer, &args.server), FAILED)
+    };
+    print::exit(printed, code)
+}
+
+/// A failure in the words of the command line.
+pub(crate) fn failure(answer: &Envelope, server: &Server) -> String {
+    match &server.token {
+        _ if answer.code != ErrorCode::UNAUTHENTICATED => format!("{}: {}", answer.code, answer.message),
+        None => format!("{}: the server wants a token: give it with --token or SANDBOX_TOKEN", answer.code),
+        Some(_) => format!("{}: the server does not know the token of --token or SANDBOX_TOKEN", answer.code),
     }
-    if answer.success {
-        return ExitCode::SUCCESS;
-    }
-    if json {
-        return ExitCode::from(FAILED);
-    }
-    print::errors(&format!("{}: {}", answer.code, answer.message), FAILED)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `sandbox sessions`.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
+
+use serde_json::Value;
 
 use crate::{FAILED, NOT_RUN, args::Sessions, exec, print};
 
@@ -19,22 +21,23 @@ pub(crate) fn run(args: &Sessions) -> ExitCode {
         Ok(answer) => answer,
         Err(error) => return print::errors(&error, NOT_RUN),
     };
-    let data = answer.data.unwrap_or_default();
     if !answer.success {
-        return print::errors(&answer.message, FAILED);
+        return print::errors(&exec::failure(&answer, &args.server), FAILED);
     }
-    if args.json {
-        print::json(&data);
-        return ExitCode::SUCCESS;
-    }
+    let data = answer.data.unwrap_or_default();
+    let printed = if args.json { print::json(&data) } else { list(&data, &args.server.worker) };
+    print::exit(printed, ExitCode::SUCCESS)
+}
+
+fn list(data: &Value, worker: &str) -> io::Result<()> {
     for session in data["sessions"].as_array().into_iter().flatten() {
         let text = |key: &str| session[key].as_str().unwrap_or_default().to_owned();
         let name = format!("{}/{}", text("resource_type"), text("session"));
         let remark = format!("{} until {}", text("status"), text("expires_at"));
-        print::entry(&name, &remark, &text("session_id"));
+        print::entry(&name, &remark, &text("session_id"))?;
     }
     if data["count"] == 0 {
-        print::line(format!("worker `{}` has no sessions", args.server.worker));
+        print::line(format!("worker `{worker}` has no sessions"))?;
     }
-    ExitCode::SUCCESS
+    Ok(())
 }

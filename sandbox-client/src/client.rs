@@ -1,5 +1,8 @@
 //! One method per route.
 
+use std::ops::Deref;
+
+use reqwest::StatusCode;
 use sandbox_types::{CreateSession, Envelope, ExecuteRequest, ToolInfo, WorkerId};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -36,6 +39,12 @@ pub enum ClientError {
     /// The server refused.
     #[error("{}", .0.message)]
     Refused(Box<Envelope>),
+    /// The address is no URL.
+    #[error("expected the URL of a server, such as http://127.0.0.1:18890, found `{url}`")]
+    Url {
+        /// What came.
+        url: String,
+    },
     /// The HTTP client cannot be made.
     #[error("the HTTP client cannot be made: {0}")]
     Setup(String),
@@ -50,9 +59,14 @@ impl HttpServiceClient {
     /// A client of the server at `url`, such as `http://127.0.0.1:18890`.
     ///
     /// # Errors
-    /// The HTTP client cannot be made.
+    /// The address is no URL, or the HTTP client cannot be made.
     pub fn new(url: impl Into<String>, worker: WorkerId) -> Result<Self> {
         let url = url.into().trim_end_matches('/').to_owned();
+        // `localhost:80` would be one of a scheme `localhost`.
+        let parsed = reqwest::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(host) = parsed.as_ref().and_then(reqwest::Url::host_str) else {
+            return Err(ClientError::Url { url });
+        };
         // The provider is named here: a program may link several, and then none is the default.
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -61,7 +75,7 @@ impl HttpServiceClient {
             .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() })
             .with_no_client_auth();
         let mut http = reqwest::Client::builder().tls_backend_preconfigured(tls);
-        if is_loopback(&url) {
+        if is_loopback(host) {
             // A proxy of the environment cannot reach this machine's own server, and must not see its token.
             http = http.no_proxy();
         }
@@ -120,7 +134,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or a refusal.
     pub async fn tools(&self) -> Result<Vec<ToolInfo>> {
-        let mut answer: Value = self.send(self.http.get(format!("{}/tools", self.url))).await?;
+        let mut answer: Value = self.get("/tools").await?;
         serde_json::from_value(answer["tools"].take()).map_err(|_| self.protocol(200))
     }
 
@@ -129,29 +143,35 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or there is no such tool.
     pub async fn tool(&self, name: &str) -> Result<ToolInfo> {
-        self.send(self.http.get(format!("{}/tools/{name}/schema", self.url))).await
+        self.get(&format!("/tools/{name}/schema")).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, route: &str, body: &impl Serialize) -> Result<T> {
-        self.send(self.http.post(format!("{}{route}", self.url)).json(body)).await
+    /// A route that answers its data plain.
+    async fn get<T: DeserializeOwned>(&self, route: &str) -> Result<T> {
+        let (status, body) = self.send(self.http.get(format!("{}{route}", self.url))).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|_| self.protocol(status.as_u16()));
+        }
+        Err(match serde_json::from_slice::<Envelope>(&body) {
+            Ok(refusal) => ClientError::Refused(Box::new(refusal)),
+            Err(_) => self.protocol(status.as_u16()),
+        })
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T> {
+    /// A route that answers an envelope, whatever the status.
+    async fn post(&self, route: &str, body: &impl Serialize) -> Result<Envelope> {
+        let (status, body) = self.send(self.http.post(format!("{}{route}", self.url)).json(body)).await?;
+        serde_json::from_slice(&body).map_err(|_| self.protocol(status.as_u16()))
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<(StatusCode, impl Deref<Target = [u8]> + use<>)> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
         let broken = |source| ClientError::Connection { url: self.url.clone(), source };
         let response = request.send().await.map_err(broken)?;
-        let status = response.status().as_u16();
-        let body = response.bytes().await.map_err(broken)?;
-        match serde_json::from_slice(&body) {
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(match serde_json::from_slice::<Envelope>(&body) {
-                Ok(refusal) => ClientError::Refused(Box::new(refusal)),
-                Err(_) => self.protocol(status),
-            }),
-        }
+        Ok((response.status(), response.bytes().await.map_err(broken)?))
     }
 
     fn protocol(&self, status: u16) -> ClientError {
@@ -159,7 +179,24 @@ impl HttpServiceClient {
     }
 }
 
-fn is_loopback(url: &str) -> bool {
-    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
-    host.is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host == "[::1]" || host.starts_with("127.")
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox_types::WorkerId;
+
+    use super::{ClientError, HttpServiceClient};
+
+    #[test]
+    fn an_address_without_a_scheme_is_no_url() {
+        let client = |url: &str| HttpServiceClient::new(url, WorkerId::parse("w").expect("a good id"));
+        for url in ["127.0.0.1:1", "localhost:1", "", "ftp://a", "http://"] {
+            let error = client(url).expect_err("must be refused");
+            assert!(matches!(&error, ClientError::Url { .. }), "{url}: {error}");
+            assert!(error.to_string().contains("http://127.0.0.1:18890"), "{error}");
+        }
+        client("http://127.0.0.1:1/").expect("is right");
+    }
 }

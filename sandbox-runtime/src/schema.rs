@@ -184,23 +184,39 @@ impl BodySchema {
 
     /// What is wrong with a body that did not parse.
     pub(crate) fn violation(&self, body: &Value) -> ToolError {
-        match self.0.validator.validate(body) {
-            Err(error) => Violation::of(&error).into_error("field", None),
-            Ok(()) => {
-                ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the body does not fit the schema of this route")
+        let Err(error) = self.0.validator.validate(body) else {
+            let message = "the body does not fit the schema of this route";
+            return ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message);
+        };
+        let violation = Violation::of(&error);
+        let missing = violation.parameter.rsplit('.').next().unwrap_or_default().to_owned();
+        let is_missing = violation.code == ErrorCode::MISSING_REQUIRED_FIELD;
+        let error = violation.into_error("field", None);
+        // The field may be there under a name that the route does not know.
+        let known = &self.0.published["properties"];
+        let meant = body.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+        let meant = meant.filter(|name| is_missing && known.get(*name).is_none());
+        match meant.into_iter().find(|name| nearest(name, [missing.as_str()]).is_some()) {
+            Some(name) => {
+                let message = format!("{}; `{}` came, which is not known", error.message(), shown(name));
+                error.with_message(message).with_candidates([missing])
             }
+            None => error,
         }
     }
 
-    /// The fields that the route knows.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
-        self.0
-            .published
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .map(|(name, _)| name.as_str())
+    /// The fields that the route knows at a level: `path` is that of an object, its items numbered.
+    pub(crate) fn fields<'s>(&'s self, path: &[&str]) -> Vec<&'s str> {
+        let mut here = vec![&self.0.published];
+        for part in path {
+            let inside = here.iter().flat_map(|schema| alternatives(schema)).filter_map(|schema| {
+                let is_index = part.bytes().all(|byte| byte.is_ascii_digit());
+                if is_index { schema.get("items") } else { schema.get("properties").and_then(|all| all.get(*part)) }
+            });
+            here = inside.collect();
+        }
+        let properties = here.into_iter().flat_map(alternatives).filter_map(|schema| schema.get("properties"));
+        properties.filter_map(Value::as_object).flatten().map(|(name, _)| name.as_str()).collect()
     }
 }
 
@@ -235,6 +251,13 @@ fn is_hoard(text: &str) -> bool {
         }
     }
     containers > MAX_CONTAINERS || values > MAX_VALUES
+}
+
+/// A schema and those among which it gives a choice.
+#[cfg(feature = "server")]
+fn alternatives(schema: &Value) -> Vec<&Value> {
+    let inner = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|keyword| schema.get(keyword)?.as_array()).flatten();
+    std::iter::once(schema).chain(inner.flat_map(alternatives)).collect()
 }
 
 /// The typed parse of a checked value.
@@ -393,6 +416,9 @@ impl Violation {
             }
             Kind::Type { kind } => Self { code: ErrorCode::INVALID_PARAMETER_TYPE, ..invalid(types(kind)) },
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+                if let Some(choices) = choices(error.instance_path().as_str(), context) {
+                    return invalid(format!("one of {}", Value::Array(choices)));
+                }
                 // An optional value is a choice between its type and null: the type's own complaint is the useful one.
                 let complaint = context.iter().find_map(|branch| {
                     branch
@@ -453,6 +479,25 @@ impl Violation {
         let message = format!("{noun} `{}`: expected {}, found {}", self.parameter, self.expected, self.found);
         ToolError::parameter(self.code, self.parameter, self.expected, self.found).with_message(message)
     }
+}
+
+/// The values that alternatives for one place take, if all are choices of fixed values, or null: an enum in which some
+/// variants are described is split like this.
+fn choices(place: &str, alternatives: &[Vec<ValidationError<'_>>]) -> Option<Vec<Value>> {
+    use ValidationErrorKind as Kind;
+    let mut choices = Vec::new();
+    for errors in alternatives {
+        let own = errors.iter().filter(|error| error.instance_path().as_str() == place);
+        let taken = own.clone().find_map(|error| match error.kind() {
+            Kind::Enum { options } => options.as_array().cloned(),
+            Kind::Constant { expected_value } => Some(vec![(**expected_value).clone()]),
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => self::choices(place, context),
+            Kind::Type { kind: TypeKind::Single(JsonType::Null) } => Some(Vec::new()),
+            _ => None,
+        });
+        choices.extend(taken?);
+    }
+    (!choices.is_empty()).then_some(choices)
 }
 
 fn types(kind: &TypeKind) -> String {
@@ -554,6 +599,35 @@ mod tests {
         assert_eq!((params.count, params.button, params.delay_ms), (3, Button::Left, None));
         assert_eq!(params.points, [(1, 2.0)]);
         assert_eq!(check(&json!({"count": 1, "button": "right", "delay_ms": 5.0})).expect("fits").delay_ms, Some(5));
+    }
+
+    #[test]
+    fn an_enum_with_described_variants_is_one_choice() {
+        #[derive(Deserialize, JsonSchema)]
+        #[serde(rename_all = "lowercase")]
+        enum Level {
+            Normal,
+            High,
+            /// Later.
+            Low,
+        }
+        #[derive(JsonSchema)]
+        #[expect(dead_code, reason = "only its schema is of interest")]
+        struct Levels {
+            level: Level,
+            other: Option<Level>,
+        }
+        let schema = ParamsSchema::new(<Levels as JsonSchema>::json_schema, &[]).expect("a schema");
+        for (params, found) in [
+            (json!({ "level": "lo" }), "string \"lo\""),
+            (json!({ "level": 5 }), "number 5"),
+            (json!({ "level": "low", "other": "lo" }), "string \"lo\""),
+        ] {
+            let error = schema.check(Some(&to_raw_value(&params).expect("json"))).expect_err("must be refused");
+            let body = error.body();
+            assert_eq!(body.expected.as_deref(), Some(r#"one of ["normal","high","low"]"#), "{params}: {error}");
+            assert_eq!(body.found.as_deref(), Some(found), "{params}");
+        }
     }
 
     #[test]

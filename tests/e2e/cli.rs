@@ -1,10 +1,13 @@
 //! The command line.
 
-use std::process::{Command, Output};
+use std::{
+    io::Read as _,
+    process::{Command, Output, Stdio},
+};
 
 use serde_json::{Value, json};
 
-use crate::harness::{SERVER, Server};
+use crate::harness::{SERVER, Server, until};
 
 fn cli(args: &[&str]) -> Output {
     Command::new(SERVER).args(args).output().unwrap()
@@ -83,6 +86,8 @@ fn check_reports_every_fault_with_its_place() {
     for expected in ["server.prot", "`port`", "resources.probe.config.x", "resources.bash.config.pids"] {
         assert!(text.contains(expected), "{expected} is missing in: {text}");
     }
+    assert!(text.starts_with(&format!("error: {}:\n  ", bad.path().display())), "{text}");
+    assert!(text.contains("resources.vm: backend `nothing` is not linked"), "together with the others: {text}");
     let unlinked =
         config(&json!({ "resources": { "vm": { "backend": "nothing" }, "probe": { "tools": { "deny": ["clck"] } } } }));
     let output = cli(&["check", "--config", unlinked.path().to_str().unwrap()]);
@@ -108,4 +113,136 @@ fn tools_are_listed_for_people_and_programs() {
     let click = tools.as_array().unwrap().iter().find(|tool| tool["full_name"] == "probe:click").unwrap();
     assert_eq!(click["aliases"], json!(["press"]));
     assert!(!String::from_utf8(cli(&["--help"]).stdout).unwrap().is_empty());
+}
+
+#[test]
+fn faults_of_the_configuration_and_of_the_backends_come_together() {
+    let bad = config(&json!({
+        "server": { "tokens": [""], "log": { "level": "loud" } },
+        "resources": {
+            "probe": { "max_sesions": 1, "tools": { "deny": ["clck"] } },
+            "bash": { "config": { "pids": "many" }, "tools": { "allow": ["rnu"] } },
+            "vm": { "backend": "nothing" }, "odd": { "backend": 5 },
+        },
+        "apis": { "fetch": { "max_byts": 1 } },
+        "warmup": { "resources": ["odd", "vn"] },
+    }));
+    for command in ["check", "serve", "tools"] {
+        let output = cli(&[command, "--config", bad.path().to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(if command == "check" { 1 } else { 2 }));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let mut places: Vec<_> =
+            text.lines().skip(1).map(|line| line.trim().split(": ").next().unwrap().to_owned()).collect();
+        places.sort_unstable();
+        assert_eq!(
+            places,
+            [
+                "apis.fetch.max_byts",
+                "resources.bash.config.pids",
+                "resources.bash.tools",
+                "resources.odd.backend",
+                "resources.probe.max_sesions",
+                "resources.probe.tools",
+                "resources.vm",
+                "server.log.level",
+                "server.tokens[0]",
+                "warmup.resources[1]",
+            ],
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn without_a_file_every_backend_that_needs_no_configuration_runs() {
+    let output = cli(&["check"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.starts_with("ok: 2 resources"), "{output:?}");
+    assert_eq!(stdout(&cli(&["exec", "probe:add", "by=2"])), 2);
+    let file = config(&json!({ "resources": { "bash": {} } }));
+    let text = String::from_utf8(cli(&["check", "--config", file.path().to_str().unwrap()]).stdout).unwrap();
+    assert!(text.starts_with("ok: 1 resource, "), "{text}");
+    assert!(
+        text.contains("\nlinked, not configured: probe, apis.fetch\n") && text.contains("\noff: web:fetch"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_reader_that_left_and_a_full_disk_are_no_panic() {
+    for args in
+        [&["tools", "--json"][..], &["tools"], &["check"], &["check", "--schema"], &["exec", "util:echo", "message=m"]]
+    {
+        let mut child = Command::new(SERVER).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &*output.stderr), (Some(141), &b""[..]), "{args:?}: {output:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(SERVER).args(args).stdout(full).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{args:?}: {output:?}");
+        assert!(text.starts_with("error: standard output"), "{text}");
+    }
+}
+
+#[test]
+fn an_interrupted_exec_cleans_up_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::probe();
+    let url = format!("http://{}", server.address);
+    for (number, signal) in [libc::SIGINT, libc::SIGTERM].into_iter().enumerate() {
+        for own in [true, false] {
+            let (begun, trace) = (folder.path().join(format!("{number}{own}")), folder.path().join("trace"));
+            let mut command = Command::new(SERVER);
+            command.args(["exec", "probe:hold", "ms=120000", "--timeout", "100"]).env("PROBE_TRACE", &trace);
+            command.env("PROBE_BEGUN", &begun).stderr(Stdio::piped());
+            if !own {
+                command.args(["--server", &url]);
+            }
+            let mut child = command.spawn().unwrap();
+            if own {
+                until("the tool runs", || begun.exists());
+            } else {
+                until("the tool runs", || server.counts()["initialized"] == number + 1);
+            }
+            #[expect(unsafe_code, reason = "a call without a safe wrapper")]
+            // SAFETY: kill takes two numbers; the process is our child and not yet waited for.
+            let sent = unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) };
+            assert_eq!((sent, child.wait().unwrap().code()), (0, Some(1)));
+            let mut text = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+            assert!(text.ends_with("error: interrupted\n"), "{text}");
+            if own {
+                assert!(!std::fs::read_to_string(&trace).unwrap().is_empty(), "the session was cleaned up");
+                std::fs::remove_file(&trace).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_server_is_said_in_words_of_the_command_line() {
+    let server = Server::start(&json!({ "server": { "tokens": ["secret"] }, "resources": { "probe": {} } }));
+    let url = format!("http://{}", server.address);
+    let file = config(&json!({}));
+    for (args, code, expected) in [
+        (&["exec", "probe:add", "--server", &url][..], 1, "--token or SANDBOX_TOKEN"),
+        (&["sessions", "--server", &url], 1, "--token or SANDBOX_TOKEN"),
+        (&["sessions", "--server", &url, "--token", "wrong"], 1, "does not know the token"),
+        (&["sessions", "--server", "127.0.0.1:1"], 2, "such as http://127.0.0.1:18890"),
+        (&["exec", "a:b", "--server", &url, "--config", file.path().to_str().unwrap()], 2, "--config is for"),
+    ] {
+        let output = cli(args);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(expected) && !text.contains("Bearer"), "{args:?}: {text}");
+    }
+    let help = String::from_utf8(cli(&["exec", "--help"]).stdout).unwrap();
+    assert!(help.contains("Exit codes: 0"), "{help}");
+    assert!(String::from_utf8(cli(&["--version"]).stdout).unwrap().starts_with("probe-server "));
+    let refused = server.post("/execute", &json!({ "worker_id": "w", "action": "probe:add" }));
+    assert!(
+        refused.status == 401 && refused.head.to_lowercase().contains("\r\nwww-authenticate: bearer"),
+        "{refused:?}"
+    );
 }

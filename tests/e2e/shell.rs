@@ -133,3 +133,32 @@ fn the_end_of_a_session_and_of_the_server_ends_its_processes() {
     server.process.wait().unwrap();
     until("kill -9 of the server leaves none", || alive() == 0);
 }
+
+#[test]
+fn a_command_cut_by_the_end_of_its_session_or_server_did_not_time_out() {
+    for end in ["destroy", "shutdown"] {
+        let server = Server::start(&json!({ "server": { "drain_seconds": 0 }, "resources": { "bash": {} } }));
+        create(&server, "w", &json!({}));
+        let reply = std::thread::scope(|scope| {
+            let call =
+                scope.spawn(|| server.execute("w", "bash:run", &json!({ "command": "echo begun; sleep 61.7; echo" })));
+            until("the command runs", || {
+                std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+                    std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x0061.7\0")
+                })
+            });
+            if end == "destroy" {
+                server.post("/session/destroy", &json!({ "worker_id": "w", "resource_type": "bash" })).data();
+            } else {
+                server.signal(libc::SIGTERM);
+            }
+            call.join().unwrap()
+        });
+        assert_eq!((&reply.body["success"], reply.code()), (&json!(false), 5020), "{end}: {reply:?}");
+        assert_eq!(
+            (&reply.body["data"]["stdout"], &reply.body["data"]["timed_out"]),
+            (&json!("begun\n"), &json!(false)),
+            "{end}: {reply:?}"
+        );
+    }
+}

@@ -108,6 +108,9 @@ impl Probe {
             assert!(!session.behaviour.panic_cleanup, "as asked");
             return Err(ToolError::execution("cleanup fails, as asked"));
         }
+        if let Some(path) = std::env::var_os("PROBE_TRACE") {
+            std::fs::write(path, reason.as_str()).tool_err(ErrorCode::EXECUTION_ERROR)?;
+        }
         *counts.ended.lock().expect("no panic").entry(reason.as_str().to_owned()).or_default() += 1;
         Ok(())
     }
@@ -138,6 +141,9 @@ impl Probe {
     /// Wait with the session to itself.
     #[tool]
     async fn hold(&self, session: &mut Session, ms: u64) -> Result<u64> {
+        if let Some(path) = std::env::var_os("PROBE_BEGUN") {
+            std::fs::write(path, "").tool_err(ErrorCode::EXECUTION_ERROR)?;
+        }
         sleep(Duration::from_millis(ms)).await;
         session.total += 1;
         Ok(session.total)

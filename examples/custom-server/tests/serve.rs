@@ -2,12 +2,14 @@
 
 use std::process::Command;
 
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_custom-server")).args(args).output().expect("the server starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 fn exec(args: &[&str]) -> (Option<i32>, String) {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_custom-server")).arg("exec").args(args).args(["--config", config]).output();
-    let output = output.expect("the server starts");
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    run(&[&["exec"], args, &["--config", config]].concat())
 }
 
 #[test]
@@ -17,4 +19,11 @@ fn backends_of_both_crates_answer() {
     assert_eq!(exec(&["kv:get", "key=none"]).0, Some(1), "a business error");
     assert_eq!(exec(&["util:echo", "message=m"]), (Some(0), "{\"message\":\"m\"}".into()));
     assert_eq!(exec(&["counter:add", "by=many"]).0, Some(1));
+}
+
+#[test]
+fn without_a_file_all_of_them_run() {
+    assert_eq!(run(&["exec", "counter:add", "by=41"]), (Some(0), "41".into()));
+    assert!(run(&["check"]).1.starts_with("ok: 3 resources, "));
+    assert!(run(&["--version"]).1.starts_with("custom-server "));
 }

@@ -116,7 +116,7 @@ pub enum ShellError {
     #[error("the sandbox launcher (a re-execution of this program) could not be started: {0}")]
     Spawn(#[source] io::Error),
     /// The kernel refused a step of the isolation; no shell was started at a lower level instead.
-    #[error("the sandbox could not be isolated: {step} failed: {source}")]
+    #[error("the sandbox could not be isolated: {step} failed: {source}{}", hint(*.step, .source))]
     Isolation {
         /// The step that failed.
         step: Step,
@@ -172,6 +172,22 @@ pub enum ShellError {
         /// The limit that passed.
         limit: Duration,
     },
+}
+
+/// What an administrator can do about a refusal.
+fn hint(step: Step, error: &io::Error) -> &'static str {
+    let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS));
+    match step {
+        // Where AppArmor restricts them, the namespaces are there, and what is done in them is refused.
+        Step::Namespaces | Step::Propagation if refused => {
+            "; this host refuses user namespaces: raise sysctl user.max_user_namespaces, permit this program in AppArmor \
+             (on Ubuntu 24.04 kernel.apparmor_restrict_unprivileged_userns), or, in a container, in its seccomp profile"
+        }
+        Step::IdMap if refused => {
+            "; a server that runs as root in a container needs user ids beyond 0 there: map more, or run it as another user"
+        }
+        _ => "",
+    }
 }
 
 impl ShellError {

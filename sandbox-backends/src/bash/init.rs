@@ -425,12 +425,12 @@ fn clone() -> io::Result<Option<(Pid, OwnedFd)>> {
         arguments.pidfd = (&raw mut pidfd).addr() as u64;
         arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
         let pid = libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>());
-        match i32::try_from(pid).ok().map(Pid::from_raw) {
-            Some(Some(_)) if pid < 0 => Err(io::Error::last_os_error()),
-            Some(Some(pid)) => Ok(Some((pid, OwnedFd::from_raw_fd(pidfd)))),
-            Some(None) => Ok(None),
-            None => Err(io::ErrorKind::InvalidData.into()),
+        // Before `Pid` sees it, which holds no negative number.
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
         }
+        let pid = i32::try_from(pid).map_err(io::Error::other)?;
+        Ok(Pid::from_raw(pid).map(|pid| (pid, OwnedFd::from_raw_fd(pidfd))))
     }
 }
 

@@ -32,6 +32,9 @@ const MAX_OUTPUT_BYTES: usize = 32_768;
 /// What a call needs at its end to interrupt a command and still answer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(3);
 
+/// The longest time before its deadline that a call is told to end.
+const TOKEN_LEAD: Duration = Duration::from_secs(2);
+
 /// Configuration of the resource.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -155,6 +158,8 @@ impl BashBackend {
         let left = context.deadline().saturating_duration_since(tokio::time::Instant::now());
         let timeout =
             timeout_ms.map_or_else(|| left.saturating_sub(ANSWER_MARGIN).max(left / 2), Duration::from_millis);
+        // The token fires so long before the deadline at most, and in short calls a fifth of their limit.
+        let near = TOKEN_LEAD.min(left / 2);
         let request = RunRequest { command: &command, timeout, max_output_bytes: MAX_OUTPUT_BYTES };
         let outcome = session.shell.run(request, context.cancellation()).await.inspect_err(|error| {
             if matches!(
@@ -164,7 +169,9 @@ impl BashBackend {
                 session.handle.fail("its shell ended and cannot be started again");
             }
         })?;
-        Ok(RunResult {
+        let left = context.deadline().saturating_duration_since(tokio::time::Instant::now());
+        let interrupted = outcome.cancelled && left > near;
+        let result = RunResult {
             exit_code: outcome.exit_code,
             stdout: outcome.stdout.text,
             stderr: outcome.stderr.text,
@@ -173,9 +180,15 @@ impl BashBackend {
             cwd: outcome.cwd,
             duration_ms: u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
             // Cancelled shortly before the call's own limit: to the client it is the same.
-            timed_out: outcome.timed_out || outcome.cancelled,
+            timed_out: outcome.timed_out || (outcome.cancelled && !interrupted),
             shell_restarted: outcome.shell_restarted,
-        })
+        };
+        if interrupted {
+            let message = "the command was interrupted: the call was cancelled before its time limit";
+            let data = serde_json::to_value(&result).tool_err(ErrorCode::INTERNAL_ERROR)?;
+            return Err(ToolError::new(ErrorCode::CANCELLED, message).with_data(data));
+        }
+        Ok(result)
     }
 }
 

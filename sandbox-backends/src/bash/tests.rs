@@ -540,3 +540,29 @@ async fn a_sandbox_whose_processes_are_killed_is_gone() {
     shell.close().await.unwrap();
     assert!(!fs::exists(format!("/proc/{launcher}")).unwrap());
 }
+
+#[test]
+fn a_refusal_of_user_namespaces_is_named() {
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
+    let output = Command::new("unshare")
+        .args(["-Ur", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture", "bash::tests::start_without_namespaces"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    for expected in ["creating the namespaces failed: No space left on device", "sysctl user.max_user_namespaces"] {
+        assert!(text.contains(expected), "{expected} is missing in: {text}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "the process that the test above starts"]
+async fn start_without_namespaces() {
+    if fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap().trim() == "0" {
+        let error = Shell::start(&ShellOptions::default()).await.unwrap_err();
+        assert!(matches!(error, ShellError::Isolation { step: Step::Namespaces, .. }), "{error:?}");
+        println!("{error}");
+    }
+}

@@ -44,11 +44,18 @@ fn visit(node: &Node<'_>, path: &str, value: &mut Value, report: &mut Report) {
                     let near = nearest(key, known.iter().copied())
                         .map(|near| format!("did you mean `{near}`? "))
                         .unwrap_or_default();
-                    let linked = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                    let advice = format!("{near}linked tools read: {linked}");
+                    let advice = if known.is_empty() {
+                        "there are none: remove it".to_owned()
+                    } else {
+                        format!("{near}linked tools read: {}", known.join(", "))
+                    };
                     report.add(&place, "a section that a linked tool reads", "one that none reads", &advice);
                 } else if !report.has(&place) {
-                    report.add(&place, "a known key", "an unknown one", &did_you_mean(key, &known));
+                    let advice = match inner_key(node, path, key, &shape) {
+                        Some(inner) => format!("did you mean `{inner}`?"),
+                        None => did_you_mean(key, &known),
+                    };
+                    report.add(&place, "a known key", "an unknown one", &advice);
                 }
             }
         }
@@ -59,6 +66,13 @@ fn visit(node: &Node<'_>, path: &str, value: &mut Value, report: &mut Report) {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+/// A setting of the backend that stands beside `config` instead of inside.
+fn inner_key(resource: &Node<'_>, path: &str, key: &str, value: &Value) -> Option<String> {
+    let is_resource = path.strip_prefix("resources.").is_some_and(|name| !name.contains('.'));
+    let is_setting = || resource.child("config", Some(value)).declares(key, None);
+    (is_resource && is_setting()).then(|| format!("config.{key}"))
 }
 
 fn advice(types: Types, value: &Value) -> &'static str {

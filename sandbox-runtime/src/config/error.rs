@@ -89,6 +89,11 @@ impl Report {
         self.variables.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Whether nothing was wrong so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
     /// Whether this very place has an error already.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.errors.iter().any(|error| error.path == path)

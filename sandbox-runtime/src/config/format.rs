@@ -33,6 +33,7 @@ pub(crate) fn parse(source: &str, text: &str, format: FileFormat, report: &mut R
     // Editors on other systems put a byte order mark first, which no parser here takes.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let twice = if format == FileFormat::Json { first_duplicate(text) } else { None };
+    let is_twice = twice.is_some();
     let parsed = match twice {
         Some(message) => Err(message),
         None => File::from_str(text, format).collect().map_err(|error| without_snippet(&error.to_string())),
@@ -43,6 +44,8 @@ pub(crate) fn parse(source: &str, text: &str, format: FileFormat, report: &mut R
         }
         Err(message) => {
             let advice = match format {
+                FileFormat::Json if is_twice => "keep one of them",
+                FileFormat::Json if message.contains("EOF") => "its end is missing",
                 FileFormat::Json => "JSON takes no comments and no trailing commas: a file named .json5 does",
                 _ => "correct it",
             };
@@ -262,7 +265,9 @@ mod tests {
     #[test]
     fn a_key_that_stands_twice_is_an_error_unless_it_is_a_comment() {
         let error = parse(r#"{"a": {"b": 1, "b": 2}}"#, FileFormat::Json).expect_err("must be refused");
-        assert!(error.contains("key `b` a second time"), "{error}");
+        assert!(error.contains("key `b` a second time") && error.ends_with("; keep one of them"), "{error}");
+        let error = parse(r#"{"a": {"b": 1"#, FileFormat::Json).expect_err("must be refused");
+        assert!(error.ends_with("; its end is missing"), "{error}");
         assert_eq!(parse(r#"{"_": 1, "_": 2}"#, FileFormat::Json), Ok(json!({ "_": 2 })));
     }
 }

@@ -44,7 +44,7 @@ use super::{
 pub struct Loader<'a> {
     sections: &'a dyn SectionSchemas,
     source: Option<Source>,
-    embedded: String,
+    embedded: Option<String>,
     variables: Variables,
 }
 
@@ -88,7 +88,7 @@ pub struct Loaded {
 impl<'a> Loader<'a> {
     /// A loader that checks sections against these schemas.
     pub fn new(sections: &'a dyn SectionSchemas) -> Self {
-        Self { sections, source: None, embedded: "{}".to_owned(), variables: Variables::new() }
+        Self { sections, source: None, embedded: None, variables: Variables::new() }
     }
 
     /// Reads a file; its extension names the format: `json` (also without one), `json5`, `toml`, `yaml`, `yml`.
@@ -103,9 +103,10 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// The JSON text that is read if neither a file nor a text is given. Default: `{}`.
+    /// The JSON text that is read if neither a file nor a text is given. Default: what
+    /// [`Config::default_document`] says.
     pub fn embedded(mut self, text: impl Into<String>) -> Self {
-        self.embedded = text.into();
+        self.embedded = Some(text.into());
         self
     }
 
@@ -127,18 +128,42 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// Everything that is wrong with it, together.
     pub fn load(self) -> Result<Loaded, ConfigErrors> {
+        match self.load_what_is_right() {
+            (loaded, None) => Ok(loaded),
+            (_, Some(errors)) => Err(errors),
+        }
+    }
+
+    /// What is right of the configuration, beside everything that is wrong with it, so that what else checks it can
+    /// report its own faults together with these and none that only follow from them.
+    ///
+    /// With errors it is not to be run: members with a fault have their defaults, resources of which not even the
+    /// backend is sure are left out, and no resource is named for the warmup.
+    pub fn load_what_is_right(self) -> (Loaded, Option<ConfigErrors>) {
         let mut report = Report::default();
         let (origin, text, format) = self.source(&mut report);
         let table = text.and_then(|text| format::parse(&origin.to_string(), &text, format, &mut report));
-        let config = table.map(|table| self.complete(Value::Object(table), &mut report)).unwrap_or_default();
+        let mut config = table.map(|table| self.complete(Value::Object(table), &mut report)).unwrap_or_default();
         let overrides = report.overrides();
-        report.finish()?;
-        Ok(Loaded { config, origin, overrides })
+        let is_sure = |name: &str| {
+            let place = join("resources", name);
+            !report.has(&place)
+                && !["enabled", "backend", "backend_class"].iter().any(|key| report.has(&join(&place, key)))
+        };
+        if !report.is_empty() {
+            config.resources.retain(|name, _| is_sure(name));
+            config.apis.retain(|key, _| !report.has(&join("apis", key)));
+            config.warmup.resources = None;
+        }
+        (Loaded { config, origin, overrides }, report.finish().err())
     }
 
     fn source(&self, report: &mut Report) -> (Origin, Option<String>, FileFormat) {
         match &self.source {
-            None => (Origin::Embedded, Some(self.embedded.clone()), FileFormat::Json),
+            None => {
+                let text = self.embedded.clone().unwrap_or_else(|| Config::default_document(self.sections).to_string());
+                (Origin::Embedded, Some(text), FileFormat::Json)
+            }
             Some(Source::Text(text, format)) => (Origin::Text, Some(text.clone()), *format),
             Some(Source::File(path)) => {
                 let format = format::of_path(path);
@@ -265,6 +290,7 @@ fn take_disabled(document: &mut Value, variables: &Variables) -> BTreeMap<String
 /// The typed parse, section by section, so that an error in one does not hide those in another; then the last rules.
 fn typed(document: &Value, disabled: BTreeMap<String, ResourceConfig>, report: &mut Report) -> Config {
     let mut config = Config { resources: disabled, ..Config::default() };
+    validate::tokens(document, report);
     if let Some(server) = parse(document.get("server"), "server", report) {
         config.server = server;
         validate::server(&config.server, report);
@@ -276,10 +302,14 @@ fn typed(document: &Value, disabled: BTreeMap<String, ResourceConfig>, report: &
     validate::resources(&config.resources, report);
     if let Some(warmup) = parse(document.get("warmup"), "warmup", report) {
         config.warmup = warmup;
-        validate::warmup(&config.warmup, &config.resources, report);
+        // Without the resources there is nothing to hold the names against.
+        if !report.has("resources") {
+            validate::warmup(&config.warmup, &config.resources, report);
+        }
     }
     if let Some(apis) = document.get("apis").and_then(Value::as_object) {
-        config.apis = apis.iter().map(|(key, section)| (key.clone(), section.clone())).collect();
+        let right = |key: &str, section| without_errors(section, &join("apis", key), report);
+        config.apis = apis.iter().map(|(key, section)| (key.clone(), right(key, section))).collect();
     }
     config
 }
@@ -293,14 +323,10 @@ fn parse<T: DeserializeOwned>(value: Option<&Value>, path: &str, report: &mut Re
         Ok(parsed) => Some(parsed),
         Err(error) => {
             let place = error.path().to_string();
-            // The schema comes from the same types and has been checked: what is left are the rules of `TokenHash`, whose
-            // messages show nothing.
-            report.add(
-                &join(path, &place),
-                "a value that is valid here",
-                "one that is not",
-                &error.into_inner().to_string(),
-            );
+            // The schema comes from the same types and has been checked: hardly anything is left to fail here.
+            let place = if place == "." { path.to_owned() } else { join(path, &place) };
+            let found = if report.is_secret(&place) { "another".to_owned() } else { error.into_inner().to_string() };
+            report.add(&place, "a value of its type", &found, "");
             None
         }
     }

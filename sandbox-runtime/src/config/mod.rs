@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod check;
 mod comments;
@@ -99,6 +99,21 @@ impl Config {
         report.finish()
     }
 
+    /// The document that stands for a file where none is given: every linked backend that needs no configuration, under
+    /// its own name.
+    ///
+    /// Left out is a backend with required settings; one that reads a section of `apis` is off without that section.
+    pub fn default_document(sections: &dyn SectionSchemas) -> Value {
+        let is_enough =
+            |schema: &Value| jsonschema::draft202012::new(schema).is_ok_and(|validator| validator.is_valid(&json!({})));
+        let names = sections.backend_names().into_iter();
+        let resources: serde_json::Map<_, _> = names
+            .filter(|name| sections.backend(name).is_some_and(is_enough))
+            .map(|name| (name.to_owned(), json!({})))
+            .collect();
+        json!({ "resources": resources })
+    }
+
     /// The JSON Schema of a whole configuration file, with the sections of what is linked.
     ///
     /// It knows what the loader knows: comments are allowed at every level, and where a number, boolean or choice is
@@ -122,9 +137,11 @@ impl fmt::Debug for Config {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::collections::BTreeMap;
 
-    use super::{Config, ResourceConfig};
+    use serde_json::{Value, json};
+
+    use super::{Config, Loader, ResourceConfig, SectionSchemas};
 
     #[test]
     fn debug_shows_no_secret() {
@@ -141,6 +158,33 @@ mod tests {
             assert!(!shown.contains(secret), "{shown}");
         }
         assert!(!serde_json::to_string(&config.server).expect("is right").contains("plain-token"));
+    }
+
+    #[test]
+    fn the_default_document_has_every_backend_that_needs_no_configuration() {
+        struct Schemas(BTreeMap<&'static str, Value>);
+        impl SectionSchemas for Schemas {
+            fn backend(&self, backend_name: &str) -> Option<&Value> {
+                self.0.get(backend_name)
+            }
+            fn api(&self, _: &str) -> Option<&Value> {
+                None
+            }
+            fn backend_names(&self) -> Vec<&str> {
+                self.0.keys().copied().collect()
+            }
+            fn api_keys(&self) -> Vec<&str> {
+                vec!["fetch"]
+            }
+        }
+        let schemas = Schemas(BTreeMap::from([
+            ("free", json!({ "type": "object", "properties": { "size": { "type": "integer" } } })),
+            ("needy", json!({ "type": "object", "properties": { "key": {} }, "required": ["key"] })),
+            ("nested", json!({ "allOf": [{ "required": ["key"] }] })),
+        ]));
+        assert_eq!(Config::default_document(&schemas), json!({ "resources": { "free": {} } }));
+        let loaded = Loader::new(&schemas).load().expect("is right");
+        assert_eq!(loaded.config.resources.keys().collect::<Vec<_>>(), ["free"]);
     }
 
     #[test]

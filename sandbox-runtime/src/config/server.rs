@@ -126,12 +126,22 @@ pub struct TokenHash([u8; 32]);
 
 /// A text that is neither a token nor the hash of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a token or `sha256:` and 64 hex digits, found {found}")]
+#[error("expected {}, found {found}", TokenHash::EXPECTED)]
 pub struct InvalidToken {
     found: &'static str,
 }
 
+impl InvalidToken {
+    /// What came; nothing of the text.
+    pub(crate) fn found(&self) -> &'static str {
+        self.found
+    }
+}
+
 impl TokenHash {
+    /// What can be parsed, in the words of an error.
+    pub(crate) const EXPECTED: &'static str = "a token or `sha256:` and 64 hex digits";
+
     /// Whether the presented token is this one, in time that does not depend on how near it is.
     pub fn matches(&self, presented: &str) -> bool {
         let presented: [u8; 32] = Sha256::digest(presented.as_bytes()).into();

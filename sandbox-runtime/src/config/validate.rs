@@ -2,14 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::{
-    ResourceConfig, ServerConfig, WarmupConfig,
+    ResourceConfig, ServerConfig, TokenHash, WarmupConfig,
     error::{Report, did_you_mean},
     resource::is_resource_name,
 };
 
 /// Levels that `server.log.level` names.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Checks each of `server.tokens` by itself: the typed parse would end at the first that is wrong.
+pub(crate) fn tokens(document: &Value, report: &mut Report) {
+    for (index, token) in document["server"]["tokens"].as_array().into_iter().flatten().enumerate() {
+        let path = format!("server.tokens[{index}]");
+        if let Some(Err(error)) = token.as_str().map(str::parse::<TokenHash>)
+            && !report.has(&path)
+        {
+            report.add(&path, TokenHash::EXPECTED, error.found(), "");
+        }
+    }
+}
 
 /// Checks the rules of the `server` section; a rule between keys is left out where one of them has been reported.
 pub(crate) fn server(server: &ServerConfig, report: &mut Report) {

@@ -144,8 +144,11 @@ fn parse<T: WireBody>(bytes: &[u8]) -> Result<(T, Vec<String>), ToolError> {
     }
 }
 
+/// Compared with the fields of its own level only; `path` writes an optional value's level as `?`.
 fn unknown_field<T: WireBody>(path: &str) -> String {
-    match nearest(path, T::schema().fields()) {
+    let parts: Vec<_> = path.split('.').filter(|part| *part != "?").collect();
+    let (name, level) = parts.split_last().unwrap_or((&path, &[]));
+    match nearest(name, T::schema().fields(level)) {
         Some(near) => format!("unknown field `{path}` is ignored; did you mean `{near}`?"),
         None => format!("unknown field `{}` is ignored", shown(path)),
     }
@@ -171,6 +174,26 @@ mod tests {
         let (value, warnings) = parsed;
         assert!(value.timeout.is_none() && value.params.is_none());
         assert_eq!(warnings, ["unknown field `timout` is ignored; did you mean `timeout`?"]);
+    }
+
+    #[test]
+    fn an_unknown_field_is_compared_within_its_level() {
+        let body = r#"{"worker_id":"w","actions":[{"action":"a:b","timout":3,"atomc":1}]}"#;
+        let parsed = parse::<BatchRequest>(body.as_bytes()).expect("fits");
+        assert_eq!(
+            parsed.1,
+            [
+                "unknown field `actions.0.timout` is ignored; did you mean `timeout`?",
+                "unknown field `actions.0.atomc` is ignored"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_missing_field_under_another_name_is_named() {
+        let error = error::<ExecuteRequest>(r#"{"worker":"w","action":"a:b"}"#);
+        assert_eq!(error.message(), "field `worker_id` is required; `worker` came, which is not known");
+        assert_eq!(error.body().candidates, Some(vec!["worker_id".to_owned()]));
     }
 
     #[test]
@@ -203,16 +226,16 @@ mod tests {
     #[test]
     fn every_wire_body_has_a_schema() {
         let fields = [
-            ExecuteRequest::schema().fields().count(),
-            BatchRequest::schema().fields().count(),
-            CreateSession::schema().fields().count(),
-            DestroySession::schema().fields().count(),
-            RefreshSessions::schema().fields().count(),
-            WorkerRequest::schema().fields().count(),
-            InitResource::schema().fields().count(),
-            InitBatch::schema().fields().count(),
-            WarmupRequest::schema().fields().count(),
-            ShutdownRequest::schema().fields().count(),
+            ExecuteRequest::schema().fields(&[]).len(),
+            BatchRequest::schema().fields(&[]).len(),
+            CreateSession::schema().fields(&[]).len(),
+            DestroySession::schema().fields(&[]).len(),
+            RefreshSessions::schema().fields(&[]).len(),
+            WorkerRequest::schema().fields(&[]).len(),
+            InitResource::schema().fields(&[]).len(),
+            InitBatch::schema().fields(&[]).len(),
+            WarmupRequest::schema().fields(&[]).len(),
+            ShutdownRequest::schema().fields(&[]).len(),
         ];
         assert_eq!(fields, [10, 7, 6, 4, 4, 2, 3, 2, 1, 2]);
     }

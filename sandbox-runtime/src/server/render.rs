@@ -93,6 +93,9 @@ pub(super) fn envelope(answer: &Answer) -> HttpResponse {
     ) {
         response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
     }
+    if answer.code == ErrorCode::UNAUTHENTICATED {
+        response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+    }
     let data = answer.data.as_ref().map_or(0, |data| data.get().len());
     write(response, answer, 384 + answer.message.len() + data)
 }

@@ -286,8 +286,54 @@ fn the_rules_between_keys_hold_after_loading() {
     assert!(load(open, &[("T", "secret")]).expect("is right").config.server.tokens[0].matches("secret"));
     assert_eq!(
         errors(open, &[("T", "")]),
-        ["server.tokens[0]: expected a value that is valid here, found one that is not; \
-          expected a token or `sha256:` and 64 hex digits, found an empty string"]
+        ["server.tokens[0]: expected a token or `sha256:` and 64 hex digits, found an empty string"]
+    );
+}
+
+#[test]
+fn a_wrong_token_or_warmup_hides_no_other_fault() {
+    let text = r#"{ "server": { "tokens": ["", "good", "sha256:zz"], "log": { "level": "loud" }, "allowed_origins": ["x"],
+                                "default_timeout_seconds": 10, "max_timeout_seconds": 5 },
+                    "resources": { "vm": { "max_sessoins": 1 } }, "warmup": { "resources": "vm" } }"#;
+    let found = errors(text, &[]);
+    let mut places: Vec<_> = found.iter().map(|error| error.split(':').next().expect("is right")).collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        [
+            "resources.vm.max_sessoins",
+            "server.allowed_origins[0]",
+            "server.default_timeout_seconds",
+            "server.log.level",
+            "server.tokens[0]",
+            "server.tokens[2]",
+            "warmup.resources",
+        ],
+        "{found:?}"
+    );
+    assert_eq!(errors(r#"{ "resources": [], "warmup": { "resources": ["vm"] } }"#, &[]).len(), 1);
+}
+
+#[test]
+fn what_is_right_is_handed_out_beside_the_errors() {
+    let text = r#"{
+        "server": { "prot": 1, "title": "Mine" }, "warmup": { "resources": ["vm", "odd"] },
+        "resources": { "vm": { "max_sessoins": 1, "config": { "poolSize": "x", "image": "i" } }, "odd": { "backend": 5 },
+                       "Big": {}, "off": { "enabled": "perhaps" }, "other": { "backend": "nothing" } }
+    }"#;
+    let (loaded, errors) = Loader::new(&Fixture::new()).text(text, FileFormat::Json).load_what_is_right();
+    assert_eq!(errors.expect("there are some").0.len(), 6);
+    let config = loaded.config;
+    assert_eq!((config.server.title.as_str(), config.warmup.resources), ("Mine", None));
+    assert_eq!(config.resources.keys().collect::<Vec<_>>(), ["other", "vm"]);
+    assert_eq!(config.resources["vm"].config, json!({ "image": "i" }));
+}
+
+#[test]
+fn a_setting_of_the_backend_beside_its_config_is_sent_inside() {
+    assert_eq!(
+        errors(r#"{ "resources": { "vm": { "poolSize": 1 } } }"#, &[]),
+        ["resources.vm.poolSize: expected a known key, found an unknown one; did you mean `config.poolSize`?"]
     );
 }
 

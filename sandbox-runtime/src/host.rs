@@ -119,7 +119,8 @@ impl Drop for Host {
     }
 }
 
-fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Result<Arc<ToolExecutor>, HostError> {
+/// What a host runs, on any runtime.
+pub(crate) fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Result<Arc<ToolExecutor>, HostError> {
     let journal = match &config.server.data_dir {
         None => None,
         Some(folder) => Some(

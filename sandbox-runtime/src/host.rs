@@ -53,7 +53,14 @@ impl Host {
             .enable_all()
             .build()
             .map_err(HostError::Runtime)?;
-        let executor = assemble(config, linked, runtime.handle().clone())?;
+        let executor = match assemble(config, linked, runtime.handle().clone()) {
+            Ok(executor) => executor,
+            Err(error) => {
+                // Nothing runs on it yet. Dropped where it is, it would panic inside another runtime.
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         if config.warmup.enabled {
             let (executor, names) = (executor.clone(), config.warmup.resources.clone());
             runtime.spawn(async move { executor.warmup(names).await });
@@ -76,7 +83,10 @@ impl Host {
         let runtime = Builder::new_current_thread().build().map_err(HostError::Runtime)?;
         let mut config = config.clone();
         config.server.data_dir = None;
-        assemble(&config, linked, runtime.handle().clone())
+        let executor = assemble(&config, linked, runtime.handle().clone());
+        // Dropped where it is, it would panic inside another runtime.
+        runtime.shutdown_background();
+        executor
     }
 
     /// What runs the tools.
@@ -100,13 +110,17 @@ impl Drop for Host {
         // Whoever still holds the executor must not begin on a runtime that is gone.
         self.executor.drain();
         // A blocking body that never returns must not keep the process alive.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(1));
+        match self.runtime.take() {
+            // To wait here would panic.
+            Some(runtime) if Handle::try_current().is_ok() => runtime.shutdown_background(),
+            Some(runtime) => runtime.shutdown_timeout(Duration::from_secs(1)),
+            None => {}
         }
     }
 }
 
-fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Result<Arc<ToolExecutor>, HostError> {
+/// What a host runs, on any runtime.
+pub(crate) fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Result<Arc<ToolExecutor>, HostError> {
     let journal = match &config.server.data_dir {
         None => None,
         Some(folder) => Some(

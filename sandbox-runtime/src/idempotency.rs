@@ -62,8 +62,8 @@ enum Stage {
 pub(crate) struct Running {
     outcome: watch::Sender<Option<Arc<Answer>>>,
     waiting: AtomicUsize,
-    /// How often someone began to wait: a timer of an earlier absence must not end a later one.
-    visits: AtomicUsize,
+    /// How often someone began to wait or the last one left: a timer of an earlier absence must not end a later one.
+    turns: AtomicUsize,
     pub(crate) control: Arc<CallControl>,
 }
 
@@ -126,7 +126,7 @@ impl IdempotencyStore {
         let running = Arc::new(Running {
             outcome: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
-            visits: AtomicUsize::new(0),
+            turns: AtomicUsize::new(0),
             control: control.clone(),
         });
         state.entries.insert(key, Entry { digest, stage: Stage::Running(running.clone()) });
@@ -195,7 +195,7 @@ impl Running {
         reattach: Duration,
         runtime: &tokio::runtime::Handle,
     ) -> Option<Arc<Answer>> {
-        self.visits.fetch_add(1, Ordering::AcqRel);
+        self.turns.fetch_add(1, Ordering::AcqRel);
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let waiter = Waiter { running: self, reattach, runtime };
         let mut outcome = self.outcome.subscribe();
@@ -215,14 +215,170 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let last = self.running.waiting.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && self.running.outcome.borrow().is_none() {
-            let (running, reattach) = (self.running.clone(), self.reattach);
+            let (running, end) = (self.running.clone(), Instant::now() + self.reattach);
+            // Counted here: by the first poll of the task someone may have come and gone.
+            let absence = running.turns.fetch_add(1, Ordering::AcqRel) + 1;
             self.runtime.spawn(async move {
-                let visits = running.visits.load(Ordering::Acquire);
-                tokio::time::sleep(reattach).await;
-                if running.waiting.load(Ordering::Acquire) == 0 && running.visits.load(Ordering::Acquire) == visits {
+                tokio::time::sleep_until(end).await;
+                if running.waiting.load(Ordering::Acquire) == 0 && running.turns.load(Ordering::Acquire) == absence {
                     running.control.disconnect();
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::{Pin, pin},
+        sync::Arc,
+        task::{Context, Waker},
+        time::Duration,
+    };
+
+    use sandbox_types::{ErrorCode, Meta, WorkerId};
+    use serde_json::value::RawValue;
+    use tokio::{runtime::Handle, time::advance};
+
+    use super::{Begin, IdempotencyStore, KEPT, MAX_BYTES, MAX_KEYS, Running};
+    use crate::{
+        answer::{Answer, success},
+        error::{Result, ToolError},
+        supervise::CallControl,
+    };
+
+    fn worker() -> WorkerId {
+        WorkerId::parse("w").expect("a good id")
+    }
+
+    fn store(max_bytes: usize, max_keys: usize) -> IdempotencyStore {
+        IdempotencyStore { max_bytes, max_keys, ..IdempotencyStore::default() }
+    }
+
+    fn begin(store: &IdempotencyStore, key: &str) -> Result<Begin> {
+        store.begin(&worker(), key, 7, &CallControl::new())
+    }
+
+    fn run(store: &IdempotencyStore, key: &str) -> Arc<Running> {
+        match begin(store, key) {
+            Ok(Begin::Run(running)) => running,
+            _ => panic!("`{key}` must be free"),
+        }
+    }
+
+    fn answer(bytes: usize, executed: bool) -> Arc<Answer> {
+        let data = RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).expect("JSON");
+        Arc::new(success(data, Meta { executed, ..Meta::default() }))
+    }
+
+    fn end(store: &IdempotencyStore, key: &str, bytes: usize) {
+        let running = run(store, key);
+        store.end(&worker(), key, &running, &answer(bytes, true));
+    }
+
+    fn is_replayed(store: &IdempotencyStore, key: &str) -> bool {
+        matches!(begin(store, key), Ok(Begin::Replay(_)))
+    }
+
+    fn refusal(store: &IdempotencyStore, key: &str) -> ToolError {
+        match begin(store, key) {
+            Err(error) => error,
+            Ok(_) => panic!("`{key}` must be refused"),
+        }
+    }
+
+    fn is_forgotten(store: &IdempotencyStore, key: &str) -> bool {
+        let error = refusal(store, key);
+        (error.code(), error.body().reason.as_deref()) == (ErrorCode::CONFLICT, Some("answer_forgotten"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_had_to_make_room_leaves_a_marker() {
+        let store = store(4_000, MAX_KEYS);
+        for key in ["a", "b", "c", "d", "e"] {
+            end(&store, key, 300);
+        }
+        assert!(is_forgotten(&store, "a"), "the oldest made room");
+        assert!(["b", "c", "d", "e"].iter().all(|key| is_replayed(&store, key)));
+        end(&store, "large", 2_000);
+        assert!(is_forgotten(&store, "large"), "one answer may not push out most others");
+        assert!(["b", "c", "d", "e"].iter().all(|key| is_replayed(&store, key)));
+        for key in ["f", "g", "h", "i"] {
+            end(&store, key, 300);
+        }
+        assert!(["b", "c", "d", "e"].iter().all(|key| is_forgotten(&store, key)), "in the order of their ends");
+        assert!(["f", "g", "h", "i"].iter().all(|key| is_replayed(&store, key)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_markers_are_in_use_new_keys_are_refused() {
+        let store = store(MAX_BYTES, 2);
+        let running = run(&store, "a");
+        end(&store, "b", 1);
+        assert_eq!(refusal(&store, "c").code(), ErrorCode::RESOURCE_EXHAUSTED);
+        assert!(matches!(begin(&store, "a"), Ok(Begin::Join(_))) && is_replayed(&store, "b"), "known ones are not");
+        store.end(&worker(), "a", &running, &answer(1, false));
+        run(&store, "c");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_ten_minutes_answers_and_markers_are_gone() {
+        let store = store(4_000, MAX_KEYS);
+        let running = run(&store, "running");
+        for key in ["a", "b", "c", "d", "e"] {
+            end(&store, key, 300);
+        }
+        assert!(is_forgotten(&store, "a") && is_replayed(&store, "b"));
+        advance(KEPT).await;
+        assert!(is_forgotten(&store, "a") && is_replayed(&store, "b"), "ten minutes are not over");
+        end(&store, "late", 300);
+        advance(Duration::from_millis(1)).await;
+        store.sweep();
+        for key in ["a", "b", "c", "d", "e"] {
+            run(&store, key);
+        }
+        assert!(is_replayed(&store, "late") && matches!(begin(&store, "running"), Ok(Begin::Join(_))));
+        store.end(&worker(), "running", &running, &answer(1, true));
+        advance(KEPT * 2).await;
+        store.sweep();
+        let state = store.state();
+        assert_eq!(
+            (state.entries.len(), state.ended.len(), state.forgotten, state.bytes),
+            (5, 0, 0, 0),
+            "those that run"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_visit_does_not_shorten_the_wait_that_begins_with_its_end() {
+        const REATTACH: Duration = Duration::from_secs(30);
+        let store = IdempotencyStore::default();
+        let running = run(&store, "k");
+        let visit = |running: &Arc<Running>| {
+            let running = running.clone();
+            Box::pin(async move { running.wait(REATTACH, &Handle::current()).await.is_some() })
+        };
+        let poll = |future: Pin<&mut dyn Future<Output = bool>>| {
+            assert!(future.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        };
+        // The first one leaves, and before the timer of its absence is polled the second one is there.
+        let mut first = visit(&running);
+        poll(first.as_mut());
+        drop(first);
+        let mut second = visit(&running);
+        poll(second.as_mut());
+        tokio::time::sleep(REATTACH.mul_f64(0.9)).await;
+        drop(second);
+        tokio::time::sleep(REATTACH.mul_f64(0.5)).await;
+        assert!(!running.control.cancel.is_cancelled(), "the wait began anew when the second one left");
+        let third = visit(&running);
+        let mut third = pin!(third);
+        poll(third.as_mut());
+        tokio::time::sleep(REATTACH * 2).await;
+        assert!(!running.control.cancel.is_cancelled(), "someone waits");
+        third.set(visit(&running));
+        tokio::time::sleep(REATTACH.mul_f64(1.1)).await;
+        assert!(running.control.cancel.is_cancelled(), "nobody came back");
     }
 }

@@ -48,7 +48,10 @@ impl Linked {
         let mut linked: Vec<LinkedBackend> =
             backends.into_iter().map(|entry| LinkedBackend { backend: entry.backend, blocks: Vec::new() }).collect();
         // The linker's order is its own; errors and listings must not depend on it.
-        linked.sort_by_key(|linked| (linked.about().name, linked.about().location.file, linked.about().location.line));
+        linked.sort_by_key(|linked| {
+            let about = linked.about();
+            (about.name, about.free_tool_group, about.location.file, about.location.line)
+        });
         let by_type: BTreeMap<TypeId, usize> =
             linked.iter().enumerate().map(|(index, linked)| (linked.backend.type_id(), index)).collect();
         let mut blocks: Vec<ToolBlock> = blocks.into_iter().collect();
@@ -58,17 +61,21 @@ impl Linked {
             match by_type.get(&type_id) {
                 Some(index) => linked[*index].blocks.push(block.block),
                 None => errors.push(format!(
-                    "`#[tools]` block of `{type_name}` in {}: this type has no registered `#[backend]` block",
+                    "`#[tools]` block of `{type_name}` in {}: this type has no registered `#[backend]` block; add one, or name its crate beside `sandbox_cli::main()`",
                     block.location
                 )),
             }
         }
-        for pair in linked.windows(2) {
-            let (one, other) = (pair[0].about(), pair[1].about());
-            if one.name == other.name && one.free_tool_group.is_none() && other.free_tool_group.is_none() {
-                errors.push(format!("backend `{}` stands twice: {} and {}", one.name, one.location, other.location));
+        // The first keeps its name, so that a duplicate is one error and no more; free tools are compared by full name.
+        linked.dedup_by(|later, first| {
+            let (one, other) = (first.about(), later.about());
+            let twice = one.name == other.name && one.free_tool_group.is_none() && other.free_tool_group.is_none();
+            if twice {
+                let (name, one, other) = (one.name, one.location, other.location);
+                errors.push(format!("backend `{name}` stands twice: {one} and {other}; rename one"));
             }
-        }
+            twice
+        });
         let mut schemas = BTreeMap::new();
         let mut sections: BTreeMap<String, Value> = BTreeMap::new();
         for backend in &linked {

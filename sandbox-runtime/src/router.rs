@@ -407,3 +407,6 @@ impl SessionTable {
 fn not_found(id: &SessionId) -> ToolError {
     ToolError::new(ErrorCode::NOT_FOUND, format!("the worker has no session `{id}`"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -372,3 +372,53 @@ fn a_keep_alive_connection_serves_many_requests() {
     let both = receive(&mut stream);
     assert_eq!(both.status, 200);
 }
+
+#[test]
+fn a_tool_that_is_off_has_no_schema() {
+    let off = Server::probe();
+    for path in ["/tools/web:fetch/schema", "/tools/fetch/schema", "/api/v1/tools/web__fetch/schema"] {
+        let reply = off.get(path);
+        assert_eq!((reply.status, reply.code()), (404, 4014), "{path}: {reply:?}");
+        assert_eq!((&reply.body["status"], reply.reason()), (&json!("error"), "not_configured"));
+        assert!(reply.body["message"].as_str().unwrap().contains("`apis.fetch`"), "{reply:?}");
+    }
+    let call = off.execute("w", "web:fetch", &json!({ "url": "https://example.org" }));
+    assert_eq!((call.code(), call.reason()), (4002, "not_configured"));
+    let on = Server::start(&json!({ "apis": { "fetch": {} } }));
+    assert_eq!(on.get("/tools/fetch/schema").body["full_name"], "web:fetch");
+}
+
+#[test]
+fn the_log_has_one_event_for_each_call_and_never_its_parameters() {
+    let config = json!({ "server": { "log": { "format": "json", "level": "info,sandbox=trace,sandbox_runtime=trace" } }, "resources": { "probe": {} } });
+    let server = Server::start(&config);
+    let id = server.create("w-1", &json!({})).data()["session_id"].clone();
+    let trace = |trace: &str| json!({ "trace_id": trace });
+    server.execute_with("w-1", "probe_total", &json!({}), &trace("t-ok")).data();
+    let secret = json!({ "message": "sk-parameter-1" });
+    assert_eq!(server.execute_with("w-1", "util:echo", &secret, &trace("t-echo")).data(), &secret);
+    let wrong = json!({ "x": "sk-parameter-2", "sk_parameter_3": 1 });
+    assert_eq!(server.execute_with("w-1", "probe:click", &wrong, &trace("t-bad")).status, 400);
+
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    assert!(!log.contains("sk-parameter") && !log.contains("sk_parameter"), "{log}");
+    let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let event = |trace: &str| {
+        let of_call = |event: &&Value| event["target"] == "sandbox::call" && event["trace"] == trace;
+        let mut calls = events.iter().filter(of_call);
+        let event = calls.next().unwrap_or_else(|| panic!("no event of {trace}: {log}"));
+        assert!(calls.next().is_none(), "two events of {trace}: {log}");
+        assert!(event["wait_ms"].as_f64().unwrap() >= 0.0 && event["run_ms"].is_number(), "{event}");
+        assert!(event["timestamp"].is_string() && event["level"] == "INFO", "{event}");
+        event
+    };
+    let total = event("t-ok");
+    assert_eq!(
+        [&total["worker"], &total["session"], &total["tool"], &total["code"], &total["bytes"]],
+        [&json!("w-1"), &id, &json!("probe:total"), &json!(0), &json!(1)]
+    );
+    let echo = event("t-echo");
+    assert_eq!([&echo["tool"], &echo["session"]], [&json!("util:echo"), &Value::Null]);
+    let bad = event("t-bad");
+    assert_eq!([&bad["tool"], &bad["code"], &bad["bytes"]], [&json!("probe:click"), &json!(4004), &json!(0)]);
+}

@@ -78,6 +78,11 @@ impl ResourceConfig {
     pub fn backend_name(&self, resource: &str) -> String {
         backend_name(resource, self.backend.as_deref(), self.backend_class.as_deref())
     }
+
+    /// Whether this can be the name of a resource, and so of a tool, an alias or a group: one rule for all.
+    pub(crate) fn is_name(name: &str) -> bool {
+        is_resource_name(name)
+    }
 }
 
 impl fmt::Debug for ResourceConfig {
@@ -96,6 +101,19 @@ pub struct ToolChoice {
     pub allow: Option<Vec<String>>,
     /// Not these tools, even if they are allowed. Default: [].
     pub deny: Vec<String>,
+}
+
+impl ToolChoice {
+    /// Whether a tool of this resource is offered.
+    pub(crate) fn offers(&self, resource: &str, tool: &str) -> bool {
+        let named = |names: &[String]| names.iter().any(|name| Self::simple_name(resource, name) == tool);
+        self.allow.as_deref().is_none_or(named) && !named(&self.deny)
+    }
+
+    /// The simple name of a tool of this resource that is named by its simple or its full name.
+    pub(crate) fn simple_name<'a>(resource: &str, name: &'a str) -> &'a str {
+        name.strip_prefix(resource).and_then(|rest| rest.strip_prefix(':')).unwrap_or(name)
+    }
 }
 
 /// The backend that a resource's keys name.

@@ -222,7 +222,9 @@ async fn tools(service: Data<Service>, query: Query<ToolsQuery>) -> HttpResponse
 }
 
 async fn tool_schema(service: Data<Service>, name: Path<String>) -> HttpResponse {
-    match service.executor.registry().resolve(&name) {
+    // A tool that is off cannot be called: it is not found either, and the error names what would switch it on.
+    let found = service.executor.registry().resolve(&name).and_then(|tool| tool.resource().map(|_| tool.clone()));
+    match found {
         Ok(tool) => bare(StatusCode::OK, &tool.info),
         Err(error) => {
             let error = ToolError::from_answer(ErrorCode::NOT_FOUND, error.message().to_owned(), {

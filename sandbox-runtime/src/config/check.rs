@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::nearest::nearest;
+use crate::{nearest::nearest, schema::integral};
 
 use super::{
     error::{Report, did_you_mean, join},
@@ -22,8 +22,8 @@ fn visit(node: &Node<'_>, path: &str, value: &mut Value, report: &mut Report) {
     }
     let types = node.types();
     if !types.take(value) {
-        match integral(value).filter(|_| types.has(Types::INTEGER)) {
-            Some(integer) => *value = integer,
+        match value.as_f64().and_then(integral).filter(|_| types.has(Types::INTEGER)) {
+            Some(integer) => *value = integer.into(),
             None => return report.add(path, &types.words(), &report.describe(path, value), advice(types, value)),
         }
     }
@@ -84,15 +84,6 @@ fn advice(types: Types, value: &Value) -> &'static str {
         Value::Null => "remove it, or give it a value",
         _ => "",
     }
-}
-
-/// JSON Schema, and people, count 3.0 as an integer; serde does not.
-fn integral(value: &Value) -> Option<Value> {
-    /// 2^53: up to here every integral float is exactly one integer.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let float = value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT)?;
-    #[expect(clippy::cast_possible_truncation, reason = "integral and within 2^53")]
-    Some(Value::from(float as i64))
 }
 
 /// The schemas that speak about values of this type; none if one of them takes anything.

@@ -6,7 +6,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigErrors},
     executor::{TimeLimits, ToolExecutor},
     journal::Journal,
     linked::Linked,
@@ -29,6 +29,9 @@ pub enum HostError {
     /// The configuration and the linked backends do not fit.
     #[error(transparent)]
     Registry(#[from] RegistryErrors),
+    /// The configuration breaks its own rules.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     /// `server.data_dir` cannot be used.
     #[error("server.data_dir {path}: {error}")]
     DataDir {
@@ -48,6 +51,8 @@ impl Host {
     /// # Errors
     /// Every fault of configuration and backends, together; a data folder that cannot be used.
     pub fn start(config: &Config, linked: &Linked) -> Result<Self, HostError> {
+        // Also for a configuration that was made in code.
+        config.validate()?;
         let runtime = Builder::new_multi_thread()
             .thread_name("sandbox-backends")
             .enable_all()

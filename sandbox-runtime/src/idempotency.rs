@@ -23,6 +23,8 @@ const KEPT: Duration = Duration::from_mins(10);
 /// Answers kept, in bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Keys kept, with or without their answers.
+///
+/// One worker may have half of them: what it does must not be what refuses all others.
 const MAX_KEYS: usize = 100_000;
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 256;
@@ -39,6 +41,8 @@ pub(crate) struct IdempotencyStore {
 #[derive(Default)]
 struct State {
     entries: HashMap<Key, Entry>,
+    /// Entries by worker.
+    by_worker: HashMap<WorkerId, usize>,
     /// Ended ones, oldest first.
     ended: VecDeque<(Instant, Key)>,
     /// How many of these, from the oldest on, have no answer any more.
@@ -120,9 +124,11 @@ impl IdempotencyStore {
                 }
             };
         }
-        if state.entries.len() >= self.max_keys {
+        let own = state.by_worker.get(worker).copied().unwrap_or_default();
+        if state.entries.len() >= self.max_keys || own >= self.max_keys.div_ceil(2) {
             return Err(ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, "too many idempotency keys are in use"));
         }
+        *state.by_worker.entry(worker.clone()).or_default() += 1;
         let running = Arc::new(Running {
             outcome: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
@@ -148,7 +154,7 @@ impl IdempotencyStore {
                 state.ended.push_back((Instant::now(), key));
             }
         } else {
-            state.entries.remove(&key);
+            state.remove(&key);
         }
         drop(state);
         running.outcome.send_replace(Some(answer.clone()));
@@ -165,11 +171,22 @@ impl State {
         while self.ended.front().is_some_and(|(since, _)| since.elapsed() > KEPT) {
             if let Some((_, key)) = self.ended.pop_front() {
                 self.forgotten = self.forgotten.saturating_sub(1);
-                if let Some(Entry { stage: Stage::Answered(_, bytes), .. }) = self.entries.remove(&key) {
+                if let Some(Entry { stage: Stage::Answered(_, bytes), .. }) = self.remove(&key) {
                     self.bytes -= bytes;
                 }
             }
         }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let removed = self.entries.remove(key)?;
+        if let Some(own) = self.by_worker.get_mut(&key.0) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_worker.remove(&key.0);
+            }
+        }
+        Some(removed)
     }
 
     /// Drops the oldest answer that is still kept; its marker stays.
@@ -313,13 +330,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_all_markers_are_in_use_new_keys_are_refused() {
-        let store = store(MAX_BYTES, 2);
+        let store = store(MAX_BYTES, 4);
         let running = run(&store, "a");
         end(&store, "b", 1);
-        assert_eq!(refusal(&store, "c").code(), ErrorCode::RESOURCE_EXHAUSTED);
+        assert_eq!(refusal(&store, "c").code(), ErrorCode::RESOURCE_EXHAUSTED, "half of all");
+        let other = |key: &str| {
+            let worker = WorkerId::parse(&format!("other-{key}")).expect("a good id");
+            store.begin(&worker, key, 7, &CallControl::new())
+        };
+        assert!(matches!(other("a"), Ok(Begin::Run(_))) && matches!(other("b"), Ok(Begin::Run(_))));
+        assert!(other("c").is_err(), "all of them");
         assert!(matches!(begin(&store, "a"), Ok(Begin::Join(_))) && is_replayed(&store, "b"), "known ones are not");
         store.end(&worker(), "a", &running, &answer(1, false));
         run(&store, "c");
+        let state = store.state();
+        assert_eq!(state.by_worker.values().sum::<usize>(), state.entries.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -246,7 +246,7 @@ impl Build<'_> {
                 known.dedup();
                 self.errors.push(format!(
                     "resources.{resource}.groups: no tool is in group `{group}`; groups are: {}",
-                    known.join(", ")
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
                 ));
             }
         }

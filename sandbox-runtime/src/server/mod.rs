@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::either::Either;
 
 use crate::{
-    config::{Config, ConfigErrors},
+    config::Config,
     host::{Host, HostError},
     linked::Linked,
 };
@@ -53,9 +53,6 @@ pub struct HttpServiceServerBuilder {
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The configuration breaks its own rules, such as the one that an address beyond loopback needs tokens.
-    #[error(transparent)]
-    Config(#[from] ConfigErrors),
     /// Configuration, backends or data folder.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -119,8 +116,8 @@ impl HttpServiceServerBuilder {
     /// Why the server did not start.
     pub fn start(self) -> Result<HttpServiceServer, ServerError> {
         let Self { config, linked, on_listening } = self;
-        // Also for a configuration that was made in code: before anything listens.
-        config.validate()?;
+        // Also for a configuration that was made in code, and before anything listens: beyond loopback it needs tokens.
+        config.validate().map_err(HostError::from)?;
         let linked = linked.unwrap_or_else(Linked::discover);
         if config.server.control_port.is_some() {
             tracing::warn!("server.control_port is set, and this version opens no control port");
@@ -251,7 +248,7 @@ fn serve(
 
 #[cfg(test)]
 mod tests {
-    use super::{HttpServiceServer, ServerError};
+    use super::{HostError, HttpServiceServer, ServerError};
     use crate::{config::Config, linked::Linked};
 
     #[test]
@@ -262,7 +259,7 @@ mod tests {
             config.server.port = 0;
             config.server.drain_seconds = drain_seconds;
             let started = HttpServiceServer::builder().config(config).linked(Linked::of([], [])).start();
-            assert!(matches!(started, Err(ServerError::Config(_))), "{started:?}");
+            assert!(matches!(started, Err(ServerError::Host(HostError::Config(_)))), "{started:?}");
         }
     }
 }

@@ -71,7 +71,7 @@ impl Build<'_> {
         let about = backend.about();
         // The backend of a free tool is called by the tool's full name, which is its group's and its own.
         let own = [about.free_tool_group.map_or(("backend", about.name), |group| ("group", group))];
-        let section = about.config_section.map(|section| ("key of `apis`", section.trim_start_matches("apis.")));
+        let section = backend.section().map(|key| ("key of `apis`", key));
         for (what, name) in own.into_iter().chain(section) {
             if !ResourceConfig::is_name(name) {
                 self.errors.push(bad_name(&format!("{what} `{name}`"), &about.location.to_string()));

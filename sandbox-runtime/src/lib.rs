@@ -64,7 +64,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::{
-        backend::{About, Backend, BackendKind, Location, NoConfig, NoSession},
+        backend::{About, Backend, BackendKind, Location, MadeWithoutNew, NoConfig, NoSession},
         error::{Result, ToolError},
         scope::{CallScope, Cleanup, HookScope, Initialize, Lend, Lent, New, SessionOf, Shutdown, Warmup},
         session::Exclusive,

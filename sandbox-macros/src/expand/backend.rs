@@ -266,7 +266,8 @@ fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &str)
 
 fn new(hooks: &Hooks, self_ty: &Type) -> TokenStream {
     let Some(hook) = &hooks.new else {
-        let default = quote_spanned!(at(self_ty.span())=> <#self_ty as ::core::default::Default>::default());
+        let make = path_on(self_ty, &quote_spanned!(self_ty.span()=> __rt::MadeWithoutNew), "make");
+        let default = quote_spanned!(end(self_ty)=> #make());
         return quote! {
             async fn new(_: Self::Config, _: &__rt::HookScope<Self, __rt::New>) -> __rt::Result<Self> {
                 __rt::StdResult::Ok(#default)

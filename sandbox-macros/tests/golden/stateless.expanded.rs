@@ -64,7 +64,7 @@ const _: () = {
             _: Self::Config,
             _: &__rt::HookScope<Self, __rt::New>,
         ) -> __rt::Result<Self> {
-            __rt::StdResult::Ok(<Plain as ::core::default::Default>::default())
+            __rt::StdResult::Ok(<Plain as __rt::MadeWithoutNew>::make())
         }
         async fn warmup(
             self: &__rt::Arc<Self>,

@@ -35,6 +35,22 @@ impl Phase {
             .find(|phase| ident == phase.name())
     }
 
+    /// The phase whose name was meant, by a method that could be it: one that returns a `Result`, under a name two letters
+    /// off at most. A longer or shorter form of the name, such as `clean`, is a word of its own.
+    pub(crate) fn meant(signature: &Signature) -> Option<Self> {
+        let syn::ReturnType::Type(_, output) = &signature.output else { return None };
+        let Type::Path(output) = &**output else { return None };
+        if !output.path.segments.last()?.ident.to_string().ends_with("Result") {
+            return None;
+        }
+        let found = signature.ident.to_string();
+        [Self::Warmup, Self::Shutdown, Self::Initialize, Self::Cleanup].into_iter().find(|phase| {
+            let name = phase.name();
+            let apart = strsim::damerau_levenshtein(&found, name);
+            (1..=2).contains(&apart) && !found.starts_with(name) && !name.starts_with(&found)
+        })
+    }
+
     /// The method's name.
     pub(crate) fn name(self) -> &'static str {
         match self {

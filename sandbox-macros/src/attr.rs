@@ -192,18 +192,20 @@ impl ToolOptions {
     }
 }
 
-/// Takes the first attribute that is ours out of the list: `#[tool]`, also by a path of this framework.
+/// Whether an attribute is ours: `#[tool]`, also by a path of this framework.
+pub(crate) fn is(attribute: &Attribute, name: &str) -> bool {
+    let path = attribute.path();
+    path.is_ident(name)
+        || path
+            .segments
+            .first()
+            .is_some_and(|first| first.ident == "sandbox_runtime" || first.ident == "sandbox_macros")
+            && path.segments.last().is_some_and(|last| last.ident == name)
+}
+
+/// Takes the first attribute that is ours out of the list.
 pub(crate) fn take(attributes: &mut Vec<Attribute>, name: &str) -> Option<Attribute> {
-    let ours = |attribute: &Attribute| {
-        let path = attribute.path();
-        path.is_ident(name)
-            || path
-                .segments
-                .first()
-                .is_some_and(|first| first.ident == "sandbox_runtime" || first.ident == "sandbox_macros")
-                && path.segments.last().is_some_and(|last| last.ident == name)
-    };
-    attributes.iter().position(ours).map(|index| attributes.remove(index))
+    attributes.iter().position(|attribute| is(attribute, name)).map(|index| attributes.remove(index))
 }
 
 /// `10s`, `500ms`, `2m`, `1h`.

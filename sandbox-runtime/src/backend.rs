@@ -76,6 +76,24 @@ pub trait Backend: Sized + Send + Sync + 'static {
     }
 }
 
+/// A backend that is made without configuration, where its block has no `new`.
+#[diagnostic::on_unimplemented(
+    message = "the runtime cannot make `{Self}`: it has neither `new` nor `Default`",
+    label = "derive `Default`, or write `fn new`",
+    note = "with a configuration: `async fn new(config: MyConfig) -> Result<Self>` in the `#[backend]` block; without: `#[derive(Default)]` on the type"
+)]
+pub trait MadeWithoutNew: Sized {
+    /// Makes it.
+    fn make() -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<B: Default> MadeWithoutNew for B {
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
 /// Name, description and kind of a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct About {

@@ -65,12 +65,15 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::{
-        backend::{About, Backend, BackendKind, Location, NoConfig, NoSession},
+        backend::{About, Backend, BackendKind, Location, MadeWithoutNew, NoConfig, NoSession},
         error::{Result, ToolError},
         scope::{CallScope, Cleanup, HookScope, Initialize, Lend, Lent, New, SessionOf, Shutdown, Warmup},
         session::Exclusive,
         slice::{BACKENDS, BackendEntry, TOOL_BLOCKS, ToolBlock},
-        tool::{Call, HookResult, ParameterDefault, SessionUse, Tool, ToolFuture, ToolResult},
+        tool::{
+            Call, HookResult, InjectedByValue, NoSchema, Parameter, ParameterDefault, SchemaOf, SessionByValue,
+            SessionUse, SharedByValue, Tool, ToolFuture, ToolResult,
+        },
     };
     pub use std::{boxed::Box, option::Option, result::Result as StdResult, sync::Arc, time::Duration};
     pub use {linkme, schemars, serde, serde_json};

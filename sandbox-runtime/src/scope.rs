@@ -130,10 +130,11 @@ impl<T> Deref for Lent<'_, T> {
     message = "`&{Self}` cannot be injected here",
     label = "nothing to borrow of this type",
     note = "by reference = injected by the runtime: the session (what `initialize` returns), the shared state (what `warmup` returns), `ToolContext`, `WorkerId`, `SessionId`, `TraceId`, `CancellationToken`, `Progress`, or a type that implements `Inject`",
+    note = "if it is the session, the `#[backend]` block needs `async fn initialize(&self) -> Result<{Self}>`; if it is shared by all calls, `async fn warmup(&self) -> Result<{Self}>`",
     note = "what the client sends is taken by value",
     note = "hooks: `new`, `warmup` and `shutdown` borrow `ResourceContext` only; `initialize` also what a tool can and `SessionHandle`, `cleanup` also what a tool can and `EndReason`; the session is for tools"
 )]
-pub trait Lend<Scope, Marker>: Sized + Send + Sync {
+pub trait Lend<Scope, Marker>: Sized {
     /// Whether this is the session.
     const IS_SESSION: bool;
 
@@ -155,7 +156,9 @@ pub enum OfResource {}
 /// Marker: a value of one lifecycle method only.
 pub enum OfHook {}
 
-impl<B: Backend<Session = S>, S: Send + Sync + 'static> Lend<CallScope<B>, AsSession> for S {
+// Without further bounds, here and below: a session that is not `Send` is a mistake of its backend and said there; that
+// it cannot be borrowed would be another, and not true.
+impl<B: Backend<Session = S>, S> Lend<CallScope<B>, AsSession> for S {
     const IS_SESSION: bool = true;
 
     fn lend(scope: &CallScope<B>) -> Result<Lent<'_, Self>> {
@@ -163,7 +166,7 @@ impl<B: Backend<Session = S>, S: Send + Sync + 'static> Lend<CallScope<B>, AsSes
     }
 }
 
-impl<Scope: WithShared<Shared = T>, T: Send + Sync + 'static> Lend<Scope, AsShared> for T {
+impl<Scope: WithShared<Shared = T>, T> Lend<Scope, AsShared> for T {
     const IS_SESSION: bool = false;
 
     fn lend(scope: &Scope) -> Result<Lent<'_, Self>> {
@@ -207,8 +210,8 @@ impl<B: Backend> Lend<HookScope<B, Cleanup>, OfHook> for EndReason {
 /// The one type that may be borrowed by `&mut`: the session of a tool.
 #[diagnostic::on_unimplemented(
     message = "`&mut {Self}` cannot be injected",
-    label = "only the session can be borrowed by `&mut`",
-    note = "`&mut` is for the type that `initialize` returns; everything else is borrowed by `&` or taken by value"
+    label = "only the session can be borrowed by `&mut`; write `&`",
+    note = "`&mut` is for the type that `initialize` returns; everything else is borrowed by `&`, also the shared state, or taken by value"
 )]
 pub trait SessionOf<S> {
     /// Lends the session.

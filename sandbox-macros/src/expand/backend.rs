@@ -12,6 +12,7 @@ use crate::{
     model::{
         arg::Arg,
         backend::Backend,
+        is_unit,
         lifecycle::{Hook, HookArg, Hooks},
         ok_type,
         tool::FreeTool,
@@ -38,7 +39,9 @@ pub(crate) fn expand(backend: &Backend) -> TokenStream {
     let methods =
         [Some(new(hooks, self_ty)), Some(warmup(hooks)), shutdown(hooks), Some(initialize(hooks)), cleanup(hooks)];
     let entry = entry(self_ty);
+    let distinct = distinct(hooks);
     let items = quote! {
+        #distinct
         impl __rt::Backend for #self_ty {
             #types
             #about
@@ -231,6 +234,24 @@ fn returned(name: &str, hook: Option<&Hook>, otherwise: &TokenStream) -> TokenSt
     quote_spanned!(at(output.span())=> type #name = #ty;)
 }
 
+/// Refuses a session and a shared state of one type under two names: a trait, whose name is the message, cannot be
+/// implemented twice. Without it each borrow would be ambiguous, in the compiler's words.
+fn distinct(hooks: &Hooks) -> Option<TokenStream> {
+    let (session, shared) = (hooks.session()?, hooks.shared()?);
+    // A `()` is nothing to borrow.
+    if is_unit(session) || is_unit(shared) {
+        return None;
+    }
+    let implementation =
+        |ty: &Type| quote_spanned!(at(ty.span())=> impl SessionAndSharedStateMustBeTwoTypes for #ty {});
+    let (session, shared) = (implementation(session), implementation(shared));
+    Some(quote! {
+        trait SessionAndSharedStateMustBeTwoTypes {}
+        #session
+        #shared
+    })
+}
+
 /// The call of a lifecycle method: what is lent before it, and its result.
 fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &str) -> (TokenStream, TokenStream) {
     let phase = format_ident!("{phase}");
@@ -266,7 +287,8 @@ fn call(hook: &Hook, phase: &str, receiver: Option<TokenStream>, by_value: &str)
 
 fn new(hooks: &Hooks, self_ty: &Type) -> TokenStream {
     let Some(hook) = &hooks.new else {
-        let default = quote_spanned!(at(self_ty.span())=> <#self_ty as ::core::default::Default>::default());
+        let make = path_on(self_ty, &quote_spanned!(self_ty.span()=> __rt::MadeWithoutNew), "make");
+        let default = quote_spanned!(end(self_ty)=> #make());
         return quote! {
             async fn new(_: Self::Config, _: &__rt::HookScope<Self, __rt::New>) -> __rt::Result<Self> {
                 __rt::StdResult::Ok(#default)

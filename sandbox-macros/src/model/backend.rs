@@ -72,12 +72,14 @@ impl Backend {
             let hook = Hook::parse(phase, &mut method.attrs, &mut method.sig, errors);
             hooks.slot(phase).get_or_insert(hook);
         }
+        take_misspelt(item, &mut hooks, errors);
         hooks.check(errors);
         let name = options.name.as_ref().map(syn::LitStr::value);
         let place = Place::Backend {
             name: name.as_deref().filter(|name| name_fault(name).is_none()),
             has_sessions: hooks.initialize.is_some(),
             session: hooks.session(),
+            shared: hooks.shared(),
         };
         let tools = parse_tools(item, place, errors);
         sound.then(|| Self {
@@ -114,6 +116,22 @@ impl ToolsBlock {
         }
         let tools = parse_tools(item, Place::Tools, errors);
         sound.then(|| Self { self_ty: (*item.self_ty).clone(), cfgs: cfgs(&item.attrs), tools })
+    }
+}
+
+/// Notes helpers that are named almost like a lifecycle method that is not there, and goes on as if they were it: all else
+/// that they are not would be a mistake more.
+fn take_misspelt(item: &mut ItemImpl, hooks: &mut Hooks, errors: &mut Errors) {
+    for item in &mut item.items {
+        let ImplItem::Fn(method) = item else { continue };
+        let Some(phase) = Phase::meant(&method.sig) else { continue };
+        if hooks.slot(phase).is_some() || method.attrs.iter().any(|attribute| attr::is(attribute, "tool")) {
+            continue;
+        }
+        let name = phase.name();
+        errors.on(&method.sig.ident, format!("did you mean `{name}`? The runtime calls the lifecycle methods by name; a helper needs another name, or a place outside this block"));
+        let mut unsaid = Errors::default();
+        *hooks.slot(phase) = Some(Hook::parse(phase, &mut method.attrs, &mut method.sig, &mut unsaid));
     }
 }
 

@@ -35,6 +35,22 @@ impl Phase {
             .find(|phase| ident == phase.name())
     }
 
+    /// The phase whose name was meant, by a method that could be it: one that returns a `Result`, under a name two letters
+    /// off at most. A longer or shorter form of the name, such as `clean`, is a word of its own.
+    pub(crate) fn meant(signature: &Signature) -> Option<Self> {
+        let syn::ReturnType::Type(_, output) = &signature.output else { return None };
+        let Type::Path(output) = &**output else { return None };
+        if !output.path.segments.last()?.ident.to_string().ends_with("Result") {
+            return None;
+        }
+        let found = signature.ident.to_string();
+        [Self::Warmup, Self::Shutdown, Self::Initialize, Self::Cleanup].into_iter().find(|phase| {
+            let name = phase.name();
+            let apart = strsim::damerau_levenshtein(&found, name);
+            (1..=2).contains(&apart) && !found.starts_with(name) && !name.starts_with(&found)
+        })
+    }
+
     /// The method's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -248,6 +264,11 @@ impl Hooks {
         self.initialize.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type)
     }
 
+    /// What `warmup` returns in `Ok`, if its spelling tells.
+    pub(crate) fn shared(&self) -> Option<&Type> {
+        self.warmup.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type)
+    }
+
     /// Notes what the methods get wrong together.
     pub(crate) fn check(&self, errors: &mut Errors) {
         if let (Some(cleanup), None) = (&self.cleanup, &self.initialize) {
@@ -258,8 +279,7 @@ impl Hooks {
             let found = spelled(ty);
             errors.on(ty, format!("`shutdown` takes by value what `warmup` returned, and there is no `warmup`; add `async fn warmup(&self) -> Result<{found}>`, or remove this argument"));
         }
-        let shared = self.warmup.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type);
-        if let (Some(session), Some(shared)) = (self.session(), shared)
+        if let (Some(session), Some(shared)) = (self.session(), self.shared())
             && alike(session, shared)
             && !is_unit(session)
         {

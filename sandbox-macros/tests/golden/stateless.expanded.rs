@@ -64,7 +64,7 @@ const _: () = {
             _: Self::Config,
             _: &__rt::HookScope<Self, __rt::New>,
         ) -> __rt::Result<Self> {
-            __rt::StdResult::Ok(<Plain as ::core::default::Default>::default())
+            __rt::StdResult::Ok(<Plain as __rt::MadeWithoutNew>::make())
         }
         async fn warmup(
             self: &__rt::Arc<Self>,
@@ -94,7 +94,7 @@ impl Plain {
 }
 const _: () = {
     use ::sandbox_runtime::__private as __rt;
-    const fn __block() -> __rt::ToolBlock
+    const fn tools() -> __rt::ToolBlock
     where
         Plain: __rt::Backend,
     {
@@ -174,5 +174,5 @@ const _: () = {
     }
     #[__rt::linkme::distributed_slice(__rt::TOOL_BLOCKS)]
     #[linkme(crate = __rt::linkme)]
-    static __BLOCK: __rt::ToolBlock = __block();
+    static __BLOCK: __rt::ToolBlock = tools();
 };

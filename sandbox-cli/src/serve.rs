@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox_runtime::{linked::Linked, server::HttpServiceServer};
 
 use crate::{NOT_RUN, args::Serve, check::read, log, print};
@@ -27,6 +28,7 @@ pub(crate) fn run(args: Serve) -> ExitCode {
     }
     #[cfg(feature = "jemalloc")]
     crate::give_memory_back();
+    raise_descriptor_limit();
     let announce = |address| {
         // Who started it may read no further; it serves all the same.
         if let Err(error) = print::line(format!("listening on http://{address}")) {
@@ -37,4 +39,11 @@ pub(crate) fn run(args: Serve) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => print::errors(&error, NOT_RUN),
     }
+}
+
+/// Connections, files and what backends hold are descriptors: as many as the system lets this process have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused leaves things as they were.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -73,6 +73,6 @@ pub(crate) fn log(answer: &Answer, worker: &WorkerId, entered: Option<Duration>)
 }
 
 /// With three decimals: more is noise.
-fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }

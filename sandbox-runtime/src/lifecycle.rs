@@ -17,6 +17,7 @@ use crate::{
     error::{Result, ToolError},
     executor::ToolExecutor,
     naming::{label, parse_key},
+    nearest::shown,
     resource::{Resource, new_trace},
     router::Found,
     session::{EndReason, Session},
@@ -349,6 +350,7 @@ impl ToolExecutor {
             match self.registry.resource(&name).cloned() {
                 Ok(resource) => tasks.push((name, self.runtime.spawn(async move { resource.ensure_started().await }))),
                 Err(error) => {
+                    let name = shown(&name).into_owned();
                     results.insert(name.clone(), false);
                     errors.insert(name, error.message().to_owned());
                 }

@@ -14,6 +14,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    answer::milliseconds,
     backend::About,
     context::{Entered, Inner, Limits, ResourceContext, SessionChoice, ToolContext},
     creation::Slot,
@@ -127,7 +128,7 @@ impl Resource {
             });
             match &result {
                 Ok(()) => {
-                    tracing::info!(resource = %resource.name, ms = began.elapsed().as_millis(), "resource started");
+                    tracing::info!(resource = %resource.name, ms = milliseconds(began.elapsed()), "resource started");
                 }
                 Err(error) => tracing::error!(resource = %resource.name, "{error}"),
             }

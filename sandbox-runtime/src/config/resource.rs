@@ -42,7 +42,7 @@ pub struct ResourceConfig {
     /// The most calls that wait for one session; 0: none waits. Default: 32.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub max_waiting_calls: usize,
-    /// Only the tools of these groups; null: of all groups. Default: null.
+    /// Of the tools that are in a group only those of these groups; null: of all groups. Default: null.
     pub groups: Option<Vec<String>>,
     /// Which tools are offered. Default: all.
     pub tools: ToolChoice,

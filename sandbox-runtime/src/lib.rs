@@ -69,7 +69,10 @@ pub mod __private {
         scope::{CallScope, Cleanup, HookScope, Initialize, Lend, Lent, New, SessionOf, Shutdown, Warmup},
         session::Exclusive,
         slice::{BACKENDS, BackendEntry, TOOL_BLOCKS, ToolBlock},
-        tool::{Call, HookResult, ParameterDefault, SessionUse, Tool, ToolFuture, ToolResult},
+        tool::{
+            Call, HookResult, InjectedByValue, NoSchema, Parameter, ParameterDefault, SchemaOf, SessionByValue,
+            SessionUse, SharedByValue, Tool, ToolFuture, ToolResult,
+        },
     };
     pub use std::{boxed::Box, option::Option, result::Result as StdResult, sync::Arc, time::Duration};
     pub use {linkme, schemars, serde, serde_json};

@@ -1,6 +1,6 @@
 //! `Tool`: one function that a client can call, and `Call`: one call of it.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -76,6 +76,96 @@ impl ParameterDefault {
         }
     }
 }
+
+/// The rule for arguments by value under several names, each with its own words: which one `#[tool]` asks depends on
+/// how the type is spelled, what it answers does not.
+macro_rules! by_value {
+    ($($(#[$attribute:meta])* $name:ident $(<$other:ident>)?;)*) => {$(
+        $(#[$attribute])*
+        pub trait $name<$($other,)? Marker>: Sized {
+            /// The type itself.
+            type Value;
+
+            /// The value itself.
+            fn sent(value: Self::Value) -> Self;
+        }
+
+        impl<T: DeserializeOwned + JsonSchema $(, $other)?> $name<$($other,)? Sent> for T {
+            type Value = T;
+
+            fn sent(value: T) -> T {
+                value
+            }
+        }
+
+        // Never holds: where there is a choice, the compiler speaks of this trait and not of each bound of the other.
+        impl<T: Nobody $(, $other)?> $name<$($other,)? Unsent> for T {
+            type Value = T;
+
+            fn sent(value: T) -> T {
+                value
+            }
+        }
+    )*};
+}
+
+by_value! {
+    /// A type that the client can send; `Marker` is inferred.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` cannot be a parameter: the client sends it as JSON",
+        label = "expected a type with `Deserialize` and `JsonSchema`; derive both",
+        note = "by value = a parameter that the client sends; what the runtime injects is borrowed by `&`",
+        note = "a type of another crate: switch its features for serde and schemars on, or wrap it in a type of yours"
+    )]
+    Parameter;
+
+    /// [`Parameter`], for a type spelled as what `initialize` returns.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is the session, the client cannot send it",
+        label = "borrow it: `&{Self}`, or `&mut {Self}` to be alone on it",
+        note = "by value = a parameter that the client sends; by reference = injected by the runtime"
+    )]
+    SessionByValue;
+
+    /// [`Parameter`], for a type spelled as what `warmup` returns, or an `Arc` of it.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is the shared state, the client cannot send it",
+        label = "borrow it: `&{Shared}`",
+        note = "by value = a parameter that the client sends; by reference = injected by the runtime"
+    )]
+    SharedByValue<Shared>;
+
+    /// [`Parameter`], for a type spelled as one that the runtime injects.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is injected, the client cannot send it",
+        label = "write `&` before it",
+        note = "by value = a parameter that the client sends; by reference = injected by the runtime"
+    )]
+    InjectedByValue;
+}
+
+/// Marker: the client sends it.
+pub enum Sent {}
+/// Marker: of no type.
+pub enum Unsent {}
+/// Of no type.
+pub trait Nobody {}
+
+/// The schema of a struct of parameters; under a derive that failed, and said why, [`NoSchema`] has it.
+pub struct SchemaOf<P>(PhantomData<P>);
+
+impl<P: JsonSchema> SchemaOf<P> {
+    /// The schema.
+    pub const JSON: fn(&mut SchemaGenerator) -> Schema = P::json_schema;
+}
+
+/// Keeps the mistake of a derive from being two.
+pub trait NoSchema {
+    /// Of no program that compiles.
+    const JSON: fn(&mut SchemaGenerator) -> Schema = |_| Schema::default();
+}
+
+impl<P> NoSchema for SchemaOf<P> {}
 
 /// How a tool uses its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,7 +48,7 @@ pub(crate) enum Callee<'a> {
 pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenStream {
     let Tool { name, description, options, cfgs, output, .. } = tool;
     let params = params::definition(tool);
-    let defaults = params::defaults(tool);
+    let (schema, defaults) = (params::schema(tool), params::defaults(tool));
     let session = session_use(tool, backend);
     let checks = session_checks(tool, backend);
     let run = run(tool, backend, callee, &session);
@@ -75,7 +75,7 @@ pub(crate) fn literal(tool: &Tool, backend: &Type, callee: Callee<'_>) -> TokenS
                 timeout: #timeout,
                 blocking: #blocking,
                 session: #session,
-                input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
+                input_schema: #schema,
                 output_schema: <#value as __rt::schemars::JsonSchema>::json_schema,
                 defaults: #defaults,
                 run: #run,
@@ -139,7 +139,7 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
             Arg::Parameter(parameter) => {
                 let ident = &parameter.ident;
                 has_parameters = true;
-                values.push(quote_spanned!(span=> params.#ident));
+                values.push(params::argument(parameter, span));
             }
             Arg::Config(_) => values.push(quote_spanned!(span=> &scope.backend().config)),
             Arg::Lent(ty) => {
@@ -157,7 +157,7 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
             }
         }
     }
-    let ident = &tool.ident;
+    let (ident, params_ty) = (&tool.ident, params::ty(tool));
     let call = match callee {
         Callee::Method(ty) => quote_spanned!(span=> <#ty>::#ident(scope.backend(), #(#values),*)),
         Callee::Function => quote_spanned!(span=> #ident(#(#values),*)),
@@ -183,7 +183,7 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
     };
     quote_spanned! {span=>
         |mut call| __rt::Box::pin(async move {
-            let #params: __Params = call.params()?;
+            let #params: #params_ty = call.params()?;
             #enter
             #body
         })

@@ -8,7 +8,7 @@ use syn::{
 use crate::{
     attr, docs,
     errors::{Errors, spelled},
-    model::{Contents, alike},
+    model::{Contents, alike, argument_of},
 };
 
 /// An argument of a tool, in the order of the signature.
@@ -37,6 +37,53 @@ pub(crate) struct Parameter {
     pub(crate) default: Option<String>,
     /// `#[serde(flatten)]`.
     pub(crate) flatten: bool,
+    /// Whether its field needs nothing but that the type can be read and has a schema.
+    pub(crate) plain: bool,
+    /// What its type is spelled as, for the message in case that the client cannot send it.
+    pub(crate) resembles: Resembles,
+}
+
+/// What the spelling of a parameter's type is alike to.
+pub(crate) enum Resembles {
+    /// Nothing.
+    Nothing,
+    /// What `initialize` returns.
+    Session,
+    /// What `warmup` returns, which is this, or an `Arc` of it.
+    Shared(Box<Type>),
+    /// What the runtime injects.
+    Injected,
+}
+
+/// Types of the runtime that a tool borrows.
+const INJECTED: &[&str] = &[
+    "ToolContext",
+    "ResourceContext",
+    "SessionHandle",
+    "EndReason",
+    "CancellationToken",
+    "Progress",
+    "WorkerId",
+    "SessionId",
+    "TraceId",
+];
+
+impl Resembles {
+    /// Compares spellings.
+    pub(crate) fn of(ty: &Type, session: Option<&Type>, shared: Option<&Type>) -> Self {
+        if session.is_some_and(|session| alike(session, ty)) {
+            return Self::Session;
+        }
+        let content = argument_of("Arc", ty).unwrap_or(ty);
+        if let Some(shared) = shared.filter(|shared| alike(*shared, content)) {
+            return Self::Shared(Box::new(shared.clone()));
+        }
+        let last = if let Type::Path(path) = ty { path.path.segments.last() } else { None };
+        match last {
+            Some(last) if last.arguments.is_none() && INJECTED.iter().any(|name| last.ident == name) => Self::Injected,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 /// How a borrow is written.
@@ -211,7 +258,35 @@ fn parameter(
     let ident = ident.filter(|_| errors.len() == before)?.clone();
     let wire_name = serde.rename.unwrap_or_else(|| ident.unraw().to_string());
     let flatten = serde.flatten;
-    Some(Arg::Parameter(Box::new(Parameter { ident, wire_name, ty: ty.clone(), attributes, default: json, flatten })))
+    let plain = is_plain(&attributes);
+    let (ty, default, resembles) = (ty.clone(), json, Resembles::Nothing);
+    Some(Arg::Parameter(Box::new(Parameter { ident, wire_name, ty, attributes, default, flatten, plain, resembles })))
+}
+
+/// Whether these attributes are known to ask nothing more of the type: `with = ".."` reads it in another way, and
+/// `default = ".."` names a function that returns it.
+fn is_plain(attributes: &[Attribute]) -> bool {
+    const PLAIN: &[&str] = &[
+        "rename",
+        "alias",
+        "flatten",
+        "title",
+        "description",
+        "range",
+        "length",
+        "regex",
+        "pattern",
+        "format",
+        "extend",
+        "inner",
+        "example",
+        "examples",
+        "deprecated",
+    ];
+    attributes.iter().filter(|attribute| !docs::is_doc(attribute)).all(|attribute| {
+        let metas = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
+        metas.is_ok_and(|metas| metas.iter().all(|meta| PLAIN.iter().any(|name| meta.path().is_ident(name))))
+    })
 }
 
 /// What matters here of `#[serde(..)]`; all the rest is for serde to judge.

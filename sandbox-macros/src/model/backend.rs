@@ -79,6 +79,7 @@ impl Backend {
             name: name.as_deref().filter(|name| name_fault(name).is_none()),
             has_sessions: hooks.initialize.is_some(),
             session: hooks.session(),
+            shared: hooks.shared(),
         };
         let tools = parse_tools(item, place, errors);
         sound.then(|| Self {
@@ -118,7 +119,6 @@ impl ToolsBlock {
     }
 }
 
-fn cfgs(attributes: &[Attribute]) -> Vec<Attribute> {
 /// Notes helpers that are named almost like a lifecycle method that is not there, and goes on as if they were it: all else
 /// that they are not would be a mistake more.
 fn take_misspelt(item: &mut ItemImpl, hooks: &mut Hooks, errors: &mut Errors) {
@@ -135,6 +135,7 @@ fn take_misspelt(item: &mut ItemImpl, hooks: &mut Hooks, errors: &mut Errors) {
     }
 }
 
+fn cfgs(attributes: &[Attribute]) -> Vec<Attribute> {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).cloned().collect()
 }
 

@@ -264,6 +264,11 @@ impl Hooks {
         self.initialize.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type)
     }
 
+    /// What `warmup` returns in `Ok`, if its spelling tells.
+    pub(crate) fn shared(&self) -> Option<&Type> {
+        self.warmup.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type)
+    }
+
     /// Notes what the methods get wrong together.
     pub(crate) fn check(&self, errors: &mut Errors) {
         if let (Some(cleanup), None) = (&self.cleanup, &self.initialize) {
@@ -274,8 +279,7 @@ impl Hooks {
             let found = spelled(ty);
             errors.on(ty, format!("`shutdown` takes by value what `warmup` returned, and there is no `warmup`; add `async fn warmup(&self) -> Result<{found}>`, or remove this argument"));
         }
-        let shared = self.warmup.as_ref().and_then(|hook| hook.output.as_ref()).and_then(ok_type);
-        if let (Some(session), Some(shared)) = (self.session(), shared)
+        if let (Some(session), Some(shared)) = (self.session(), self.shared())
             && alike(session, shared)
             && !is_unit(session)
         {

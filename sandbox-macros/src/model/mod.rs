@@ -145,11 +145,16 @@ pub(crate) fn alike(one: &impl ToTokens, other: &impl ToTokens) -> bool {
 
 /// `T` of a type spelled `Result<T>` or `Result<T, E>`.
 pub(crate) fn ok_type(ty: &Type) -> Option<&Type> {
+    argument_of("Result", ty)
+}
+
+/// `T` of a type spelled `Name<T>` or `Name<T, ..>`.
+pub(crate) fn argument_of<'a>(name: &str, ty: &'a Type) -> Option<&'a Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;
     let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
     match arguments.args.first()? {
-        syn::GenericArgument::Type(ty) if last.ident == "Result" => Some(ty),
+        syn::GenericArgument::Type(ty) if last.ident == name => Some(ty),
         _ => None,
     }
 }

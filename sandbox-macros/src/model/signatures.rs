@@ -8,7 +8,7 @@ use crate::{
     attr::ToolOptions,
     errors::Errors,
     model::{
-        arg::Arg,
+        arg::{Arg, Resembles},
         backend::{Backend, ToolsBlock},
         lifecycle::HookArg,
         tool::FreeTool,
@@ -149,4 +149,51 @@ fn a_second_borrow_of_the_session_is_seen_where_it_is_spelled_alike() {
     );
     assert_eq!(messages.len(), 2, "{messages:?}");
     assert!(messages.iter().all(|message| message.contains("`Session` is borrowed twice")), "{messages:?}");
+}
+
+#[test]
+fn a_helper_is_no_misspelt_hook() {
+    let block: ItemImpl = parse_quote! {
+        impl Vm {
+            async fn initialise(&self) -> Result<Session> {}
+            async fn warm_up(&self) -> Result<Pool> {}
+            async fn clean(&self) -> Result<()> {}
+            fn initialised(&self) -> bool {}
+            /// Look.
+            #[tool]
+            async fn look(&self, session: &mut Session, other: &mut Pool, own: Arc<Pool>, also: Session, worker: a::WorkerId) -> Result<()> {}
+            /// Shut down.
+            #[tool]
+            async fn shut_down(&self) -> Result<()> {}
+        }
+    };
+    let (model, _, messages) = backend(quote!(name = "vm"), block);
+    let expected = ["did you mean `warmup`?", "did you mean `initialize`?", "two arguments are borrowed by `&mut`"];
+    assert_eq!(messages.len(), expected.len(), "{messages:?}");
+    assert!(expected.iter().all(|expected| messages.iter().any(|message| message.contains(expected))), "{messages:?}");
+    assert!(model.unwrap().hooks.shutdown.is_none());
+}
+
+#[test]
+fn the_words_for_a_parameter_follow_its_spelling() {
+    let block: ItemImpl = parse_quote! {
+        impl Vm {
+            async fn initialize(&self) -> Result<Session> {}
+            async fn warmup(&self) -> Result<Pool> {}
+            /// Look.
+            #[tool]
+            async fn look(&self, a: Arc<Pool>, b: Session, c: a::WorkerId, #[serde(default = "f")] d: Point) -> Result<()> {}
+        }
+    };
+    let (model, _, messages) = backend(quote!(name = "vm"), block);
+    assert_eq!(messages, Vec::<String>::new());
+    let model = model.unwrap();
+    let parameters = model.tools[0].args.iter().map(|arg| match arg {
+        Arg::Parameter(parameter) => &**parameter,
+        _ => panic!("a parameter"),
+    });
+    let [shared, session, injected, other] = &parameters.collect::<Vec<_>>()[..] else { panic!("four parameters") };
+    assert!(matches!(shared.resembles, Resembles::Shared(_)) && matches!(session.resembles, Resembles::Session));
+    assert!(matches!(injected.resembles, Resembles::Injected) && matches!(other.resembles, Resembles::Nothing));
+    assert!(injected.plain && !other.plain);
 }

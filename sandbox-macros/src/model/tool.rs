@@ -8,8 +8,8 @@ use crate::{
     docs,
     errors::{Errors, spelled},
     model::{
-        Contents, MAX_API_NAME,
-        arg::{self, Arg},
+        Contents, MAX_API_NAME, alike,
+        arg::{self, Arg, Resembles},
         check_name, check_plain, check_section, name_fault, output,
     },
 };
@@ -45,6 +45,8 @@ pub(crate) enum Place<'a> {
         has_sessions: bool,
         /// What `initialize` returns, if its spelling tells.
         session: Option<&'a Type>,
+        /// What `warmup` returns, if its spelling tells.
+        shared: Option<&'a Type>,
     },
     /// In a `#[tools]` block.
     Tools,
@@ -139,12 +141,18 @@ impl Tool {
         check_options(&options, signature, place, errors);
         check_plain(signature, "a tool", errors);
         check_self(signature, place, errors);
-        let args = parse_args(&options, signature, place, errors);
+        let mut args = parse_args(&options, signature, place, errors);
         let output = output(signature, "Result<()>", errors);
         if let Some(output) = &output {
             check_output(output, errors);
         }
-        let session = if let Place::Backend { session, .. } = place { session } else { None };
+        let (session, shared) =
+            if let Place::Backend { session, shared, .. } = place { (session, shared) } else { (None, None) };
+        for arg in &mut args {
+            if let Arg::Parameter(parameter) = arg {
+                parameter.resembles = Resembles::of(&parameter.ty, session, shared);
+            }
+        }
         arg::check_together(&args, session, errors);
         let cfgs = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).cloned().collect();
         let output = output.filter(|_| errors.len() == before)?;
@@ -243,9 +251,18 @@ fn parse_args(options: &ToolOptions, signature: &mut Signature, place: Place<'_>
                 errors.on(&typed.ty, "a free tool has no session, so nothing can be borrowed by `&mut`; make it a method of a `#[backend]` with `initialize`");
                 Arg::Exclusive(ty)
             }
-            Arg::Exclusive(ty) if matches!(place, Place::Backend { has_sessions: false, .. }) => {
-                let found = spelled(&ty);
-                errors.on(&typed.ty, format!("`&mut` borrows the session, and this backend has no `initialize`; add `async fn initialize(&self) -> Result<{found}>`"));
+            Arg::Exclusive(ty) => {
+                if let Place::Backend { has_sessions: false, shared, .. } = place {
+                    let found = spelled(&ty);
+                    let advice = if shared.is_some_and(|shared| alike(shared, &ty)) {
+                        format!(
+                            "`{found}` is the shared state, which calls use at the same time; write `&{found}`, and keep what changes behind a lock"
+                        )
+                    } else {
+                        format!("this backend has no `initialize`; add `async fn initialize(&self) -> Result<{found}>`")
+                    };
+                    errors.on(&typed.ty, format!("`&mut` borrows the session, and {advice}"));
+                }
                 Arg::Exclusive(ty)
             }
             other => other,

@@ -34,9 +34,9 @@ const _: () = {
                 #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]
                 #[serde(crate = "__rt::serde", deny_unknown_fields)]
                 #[schemars(crate = "__rt::schemars")]
-                struct __Params {
-                    query: String,
-                    max_results: u32,
+                struct __Params<__P0, __P1> {
+                    query: __P0,
+                    max_results: __P1,
                 }
                 __rt::Tool {
                     name: "search",
@@ -49,18 +49,28 @@ const _: () = {
                     timeout: __rt::Option::None,
                     blocking: false,
                     session: __rt::SessionUse::None,
-                    input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
+                    input_schema: <__Params<
+                        <String as __rt::Parameter<_>>::Value,
+                        <u32 as __rt::Parameter<_>>::Value,
+                    > as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
                         SearchResults,
                     > as __rt::ToolResult>::Value as __rt::schemars::JsonSchema>::json_schema,
-                    defaults: &[__rt::ParameterDefault::of::<u32>("max_results", "10")],
+                    defaults: &[
+                        __rt::ParameterDefault::of::<
+                            <u32 as __rt::Parameter<_>>::Value,
+                        >("max_results", "10"),
+                    ],
                     run: |mut call| __rt::Box::pin(async move {
-                        let params: __Params = call.params()?;
+                        let params: __Params<
+                            <String as __rt::Parameter<_>>::Value,
+                            <u32 as __rt::Parameter<_>>::Value,
+                        > = call.params()?;
                         let scope = call.enter(__rt::SessionUse::None).await?;
                         let result = search(
                                 &scope.backend().config,
-                                params.query,
-                                params.max_results,
+                                <String as __rt::Parameter<_>>::sent(params.query),
+                                <u32 as __rt::Parameter<_>>::sent(params.max_results),
                             )
                             .await;
                         <Result<SearchResults> as __rt::ToolResult>::into_json(result)
@@ -131,8 +141,8 @@ const _: () = {
                 #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]
                 #[serde(crate = "__rt::serde", deny_unknown_fields)]
                 #[schemars(crate = "__rt::schemars")]
-                struct __Params {
-                    message: String,
+                struct __Params<__P0> {
+                    message: __P0,
                 }
                 __rt::Tool {
                     name: "echo",
@@ -145,15 +155,21 @@ const _: () = {
                     timeout: __rt::Option::None,
                     blocking: false,
                     session: __rt::SessionUse::None,
-                    input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
+                    input_schema: <__Params<
+                        <String as __rt::Parameter<_>>::Value,
+                    > as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
                         Echo,
                     > as __rt::ToolResult>::Value as __rt::schemars::JsonSchema>::json_schema,
                     defaults: &[],
                     run: |mut call| __rt::Box::pin(async move {
-                        let params: __Params = call.params()?;
+                        let params: __Params<<String as __rt::Parameter<_>>::Value> = call
+                            .params()?;
                         let scope = call.enter(__rt::SessionUse::None).await?;
-                        let result = echo(params.message).await;
+                        let result = echo(
+                                <String as __rt::Parameter<_>>::sent(params.message),
+                            )
+                            .await;
                         <Result<Echo> as __rt::ToolResult>::into_json(result)
                     }),
                     location: __rt::Location {

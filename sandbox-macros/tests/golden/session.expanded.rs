@@ -158,15 +158,15 @@ const _: () = {
                 #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]
                 #[serde(crate = "__rt::serde", deny_unknown_fields)]
                 #[schemars(crate = "__rt::schemars")]
-                struct __Params {
+                struct __Params<__P0, __P1, __P2, __P3> {
                     /// X, in pixels from the left edge.
                     #[schemars(range(max = 4096))]
-                    x: u32,
+                    x: __P0,
                     /// Y, in pixels from the top edge.
-                    y: u32,
-                    button: Button,
+                    y: __P1,
+                    button: __P2,
                     #[serde(rename = "delay")]
-                    delay_ms: Option<Delay>,
+                    delay_ms: __P3,
                 }
                 const {
                     ::core::assert!(
@@ -186,18 +186,30 @@ const _: () = {
                     timeout: __rt::Option::Some(__rt::Duration::from_millis(10000u64)),
                     blocking: false,
                     session: __rt::SessionUse::Exclusive,
-                    input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
+                    input_schema: <__Params<
+                        <u32 as __rt::Parameter<_>>::Value,
+                        <u32 as __rt::Parameter<_>>::Value,
+                        <Button as __rt::Parameter<_>>::Value,
+                        <Option<Delay> as __rt::Parameter<_>>::Value,
+                    > as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
                         (),
                     > as __rt::ToolResult>::Value as __rt::schemars::JsonSchema>::json_schema,
                     defaults: &[
-                        __rt::ParameterDefault::of::<Button>("button", "\"left\""),
                         __rt::ParameterDefault::of::<
-                            Option<Delay>,
+                            <Button as __rt::Parameter<_>>::Value,
+                        >("button", "\"left\""),
+                        __rt::ParameterDefault::of::<
+                            <Option<Delay> as __rt::Parameter<_>>::Value,
                         >("delay", "{\"ms\":-1,\"also\":[null,true]}"),
                     ],
                     run: |mut call| __rt::Box::pin(async move {
-                        let params: __Params = call.params()?;
+                        let params: __Params<
+                            <u32 as __rt::Parameter<_>>::Value,
+                            <u32 as __rt::Parameter<_>>::Value,
+                            <Button as __rt::Parameter<_>>::Value,
+                            <Option<Delay> as __rt::Parameter<_>>::Value,
+                        > = call.params()?;
                         let (scope, mut exclusive) = call.enter_exclusive().await?;
                         let lent_1 = match <Progress as __rt::Lend<
                             __rt::CallScope<VmBackend>,
@@ -215,10 +227,10 @@ const _: () = {
                                     <VmBackend as __rt::Backend>::Session,
                                 >>::lend_mut(&mut exclusive),
                                 &lent_1,
-                                params.x,
-                                params.y,
-                                params.button,
-                                params.delay_ms,
+                                <u32 as __rt::Parameter<_>>::sent(params.x),
+                                <u32 as __rt::Parameter<_>>::sent(params.y),
+                                <Button as __rt::Parameter<_>>::sent(params.button),
+                                <Option<Delay> as __rt::Parameter<_>>::sent(params.delay_ms),
                             )
                             .await;
                         exclusive.finish();
@@ -236,9 +248,9 @@ const _: () = {
                 #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]
                 #[serde(crate = "__rt::serde")]
                 #[schemars(crate = "__rt::schemars")]
-                struct __Params {
+                struct __Params<__P0> {
                     #[serde(flatten)]
-                    job: Job,
+                    job: __P0,
                 }
                 const {
                     ::core::assert!(
@@ -258,13 +270,16 @@ const _: () = {
                     timeout: __rt::Option::None,
                     blocking: true,
                     session: __rt::SessionUse::Exclusive,
-                    input_schema: <__Params as __rt::schemars::JsonSchema>::json_schema,
+                    input_schema: <__Params<
+                        <Job as __rt::Parameter<_>>::Value,
+                    > as __rt::schemars::JsonSchema>::json_schema,
                     output_schema: <<Result<
                         u64,
                     > as __rt::ToolResult>::Value as __rt::schemars::JsonSchema>::json_schema,
                     defaults: &[],
                     run: |mut call| __rt::Box::pin(async move {
-                        let params: __Params = call.params()?;
+                        let params: __Params<<Job as __rt::Parameter<_>>::Value> = call
+                            .params()?;
                         let (scope, mut exclusive) = call.enter_exclusive().await?;
                         scope
                             .block(move |scope| {
@@ -284,7 +299,7 @@ const _: () = {
                                         <VmBackend as __rt::Backend>::Session,
                                     >>::lend_mut(&mut exclusive),
                                     &lent_1,
-                                    params.job,
+                                    <Job as __rt::Parameter<_>>::sent(params.job),
                                 );
                                 exclusive.finish();
                                 <Result<u64> as __rt::ToolResult>::into_json(result)

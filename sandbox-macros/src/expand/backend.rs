@@ -12,6 +12,7 @@ use crate::{
     model::{
         arg::Arg,
         backend::Backend,
+        is_unit,
         lifecycle::{Hook, HookArg, Hooks},
         ok_type,
         tool::FreeTool,
@@ -38,7 +39,9 @@ pub(crate) fn expand(backend: &Backend) -> TokenStream {
     let methods =
         [Some(new(hooks, self_ty)), Some(warmup(hooks)), shutdown(hooks), Some(initialize(hooks)), cleanup(hooks)];
     let entry = entry(self_ty);
+    let distinct = distinct(hooks);
     let items = quote! {
+        #distinct
         impl __rt::Backend for #self_ty {
             #types
             #about
@@ -229,6 +232,24 @@ fn returned(name: &str, hook: Option<&Hook>, otherwise: &TokenStream) -> TokenSt
         None => path_on(output, &quote_spanned!(output.span()=> __rt::HookResult), "Value"),
     };
     quote_spanned!(at(output.span())=> type #name = #ty;)
+}
+
+/// Refuses a session and a shared state of one type under two names: a trait, whose name is the message, cannot be
+/// implemented twice. Without it each borrow would be ambiguous, in the compiler's words.
+fn distinct(hooks: &Hooks) -> Option<TokenStream> {
+    let (session, shared) = (hooks.session()?, hooks.shared()?);
+    // A `()` is nothing to borrow.
+    if is_unit(session) || is_unit(shared) {
+        return None;
+    }
+    let implementation =
+        |ty: &Type| quote_spanned!(at(ty.span())=> impl SessionAndSharedStateMustBeTwoTypes for #ty {});
+    let (session, shared) = (implementation(session), implementation(shared));
+    Some(quote! {
+        trait SessionAndSharedStateMustBeTwoTypes {}
+        #session
+        #shared
+    })
 }
 
 /// The call of a lifecycle method: what is lent before it, and its result.

@@ -14,11 +14,11 @@ pub(crate) fn expand_block(block: &ToolsBlock) -> TokenStream {
     let ToolsBlock { self_ty, cfgs, tools } = block;
     let tools = tools.iter().map(|tool| literal(tool, self_ty, Callee::Method(self_ty)));
     let location = location(self_ty.span());
-    let call = quote_spanned!(at(self_ty.span())=> __block());
+    let call = quote_spanned!(at(self_ty.span())=> tools());
     let bound = quote_spanned!(self_ty.span()=> __rt::Backend);
     // The bound is taken for granted inside, so that a type that is no backend is one mistake and not one in each line.
     let items = quote! {
-        const fn __block() -> __rt::ToolBlock
+        const fn tools() -> __rt::ToolBlock
         where
             #self_ty: #bound,
         {
@@ -137,7 +137,6 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
         let lent = format_ident!("lent_{index}", span = span);
         match arg {
             Arg::Parameter(parameter) => {
-                let ident = &parameter.ident;
                 has_parameters = true;
                 values.push(params::argument(parameter, span));
             }

@@ -94,7 +94,7 @@ impl Plain {
 }
 const _: () = {
     use ::sandbox_runtime::__private as __rt;
-    const fn __block() -> __rt::ToolBlock
+    const fn tools() -> __rt::ToolBlock
     where
         Plain: __rt::Backend,
     {
@@ -174,5 +174,5 @@ const _: () = {
     }
     #[__rt::linkme::distributed_slice(__rt::TOOL_BLOCKS)]
     #[linkme(crate = __rt::linkme)]
-    static __BLOCK: __rt::ToolBlock = __block();
+    static __BLOCK: __rt::ToolBlock = tools();
 };

@@ -17,7 +17,7 @@ test *NAME:
 
 # Accept what the golden files and fixtures are now; read the diff afterwards.
 golden:
-    UPDATE_GOLDEN=1 TRYBUILD=overwrite cargo nextest run -p sandbox-macros -p sandbox-cli -p sandbox-tests golden ui
+    UPDATE_GOLDEN=1 TRYBUILD=overwrite cargo nextest run -p sandbox-macros -p sandbox-cli -p sandbox-tests golden good_programs
 
 # Measure; writes tables for docs/benchmarks.md.
 bench *ARGS:

@@ -139,10 +139,10 @@ fn faults_of_the_configuration_and_of_the_backends_come_together() {
             [
                 "apis.fetch.max_byts",
                 "resources.bash.config.pids",
-                "resources.bash.tools",
+                "resources.bash.tools.allow[0]",
                 "resources.odd.backend",
                 "resources.probe.max_sesions",
-                "resources.probe.tools",
+                "resources.probe.tools.deny[0]",
                 "resources.vm",
                 "server.log.level",
                 "server.tokens[0]",

@@ -420,5 +420,5 @@ fn the_log_has_one_event_for_each_call_and_never_its_parameters() {
     let echo = event("t-echo");
     assert_eq!([&echo["tool"], &echo["session"]], [&json!("util:echo"), &Value::Null]);
     let bad = event("t-bad");
-    assert_eq!([&bad["tool"], &bad["code"], &bad["bytes"]], [&json!("probe:click"), &json!(4004), &json!(0)]);
+    assert_eq!([&bad["tool"], &bad["code"], &bad["bytes"]], [&json!("probe:click"), &json!(4000), &json!(0)]);
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use sandbox_types::{BatchAction, BatchRequest, BatchResult, Envelope, ErrorBody, ErrorCode, TraceId};
@@ -42,6 +42,12 @@ impl BatchSessions {
             let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
             cells.entry((spec.resource.name.clone(), spec.choice.key.clone())).or_default().clone()
         };
+        if spec.frames.is_some() && !cell.initialized() {
+            // The one that makes it now may need what the callers hold: whoever holds a session does not wait for it.
+            let lease = table.create_temporary(spec).await?;
+            let _ = cell.set(lease.clone());
+            return Ok(lease);
+        }
         cell.get_or_try_init(|| table.create_temporary(spec)).await?.session.lease()
     }
 }
@@ -107,7 +113,7 @@ impl ToolExecutor {
                         &request,
                         trace.clone(),
                         control.child(),
-                        sessions.clone(),
+                        Arc::downgrade(&sessions),
                     );
                     tokio::spawn(call)
                 })
@@ -120,8 +126,13 @@ impl ToolExecutor {
             }
         } else {
             for action in &request.actions {
-                let call =
-                    self.clone().run_action(action.clone(), &request, trace.clone(), control.child(), sessions.clone());
+                let call = self.clone().run_action(
+                    action.clone(),
+                    &request,
+                    trace.clone(),
+                    control.child(),
+                    Arc::downgrade(&sessions),
+                );
                 let answer = call.await;
                 let failed = !answer.success;
                 results.push(answer);
@@ -140,7 +151,7 @@ impl ToolExecutor {
         request: &BatchRequest,
         trace: TraceId,
         control: Arc<CallControl>,
-        sessions: Arc<BatchSessions>,
+        sessions: Weak<BatchSessions>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let arrival = Instant::now();
         let worker = request.worker_id.clone();

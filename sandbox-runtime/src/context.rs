@@ -125,7 +125,8 @@ pub(crate) struct Inner {
     pub(crate) passed: Option<Arc<Passed>>,
     /// The body is synchronous and needs a thread.
     pub(crate) blocking: bool,
-    /// The session's own `initialize` waits for this call: what waits for a session that is being made might wait for itself.
+    /// This is an `initialize`, or a call that one waits for: waiting for a session that is being made, it might wait for
+    /// itself.
     pub(crate) making: bool,
     /// How the request chose its session, also for the calls that the tool makes.
     pub(crate) choice: SessionChoice,
@@ -139,8 +140,9 @@ pub(crate) struct SessionChoice {
     /// The request field `session`.
     pub(crate) key: Arc<str>,
     pub(crate) mode: SessionMode,
-    /// The temporary sessions of the batch that the request belongs to.
-    pub(crate) batch: Option<Arc<BatchSessions>>,
+    /// The temporary sessions of the batch that the request belongs to. Weak: a context that outlives its call must not
+    /// keep them.
+    pub(crate) batch: Option<Weak<BatchSessions>>,
 }
 
 /// A gate that a caller has passed.
@@ -285,11 +287,13 @@ impl ToolContext {
 
     /// Calls another tool for the same worker, trace and deadline.
     ///
-    /// It shares a session that the caller holds by `&`. At most 8 calls may be nested.
+    /// It shares a session that the caller holds by `&`, and waits for no turn: the caller's stands for its resource, on
+    /// another it has one at once or not at all. At most 8 calls may be nested.
     ///
     /// # Errors
     /// What the called tool answers. [`ErrorCode::CONFLICT`] where it needs a session that the caller has borrowed by
-    /// `&mut`, or where waiting for a session could deadlock.
+    /// `&mut`, or where waiting for a session could deadlock; [`ErrorCode::RESOURCE_EXHAUSTED`] where another resource has
+    /// no turn free.
     pub async fn call(&self, action: &str, params: impl Serialize) -> Result<Box<RawValue>> {
         let Some(nested) = self.inner.nested.clone() else {
             return Err(ToolError::new(ErrorCode::CONFLICT, "tools cannot be called from here"));

@@ -236,7 +236,10 @@ impl SessionTable {
         let lease = match resource.initialize_pace.begin(making, &self.runtime) {
             Begun::Done(lease) => lease,
             Begun::Pending(making) => {
-                let made = self.runtime.spawn(async move { resource.initialize_pace.observe(making).await });
+                let made = self.runtime.spawn(async move {
+                    // A panic can come from the drop of an `initialize` that was cut.
+                    catch(resource.initialize_pace.observe(making)).await.and_then(|made| made)
+                });
                 made.await.unwrap_or_else(|_| Err(ToolError::shutting_down()))
             }
         };

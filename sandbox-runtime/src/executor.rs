@@ -1,9 +1,10 @@
 //! `ToolExecutor`: resolve, parse, lease, inject, call, answer.
 
 use std::{
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -113,7 +114,16 @@ impl ToolExecutor {
     /// A caller that stops waiting cancels the call, unless the request has an idempotency key: then it lives on for
     /// [`TimeLimits::reattach`], to be joined again. Must be called within a tokio runtime; the tool runs on it.
     pub async fn execute(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Arc<Answer> {
-        let arrival = Instant::now();
+        self.execute_since(Instant::now(), request, warnings).await
+    }
+
+    /// Runs one tool for a request that arrived some time ago.
+    pub(crate) async fn execute_since(
+        self: &Arc<Self>,
+        arrival: Instant,
+        request: ExecuteRequest,
+        warnings: Vec<String>,
+    ) -> Arc<Answer> {
         let trace = request.trace_id.clone().unwrap_or_else(new_trace);
         let Some(key) = request.idempotency_key.clone() else {
             let control = CallControl::new();
@@ -423,7 +433,7 @@ impl ToolExecutor {
             frames: job.frames.clone(),
             passed: job.passed.clone(),
         };
-        match batch {
+        match batch.as_ref().and_then(Weak::upgrade) {
             Some(batch) => batch.lease(spec, &self.table).await,
             None => self.table.create_temporary(spec).await,
         }
@@ -477,7 +487,12 @@ impl ToolExecutor {
         } else {
             let abandoned = self.table.abandon_all();
             // The sessions' own drops, which may block or panic.
-            let _ = self.runtime.spawn_blocking(move || drop(abandoned)).await;
+            let drops = self.runtime.spawn_blocking(move || {
+                for session in abandoned {
+                    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(session)));
+                }
+            });
+            let _ = tokio::time::timeout(CLEANUP_PATIENCE, drops).await;
             0
         };
         self.cleanups.close();

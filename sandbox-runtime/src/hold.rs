@@ -77,12 +77,21 @@ impl<S: Send + Sync + 'static> HeldSession<S> {
         G: Deref<Target = Option<S>>,
         W: Future<Output = G>,
     {
-        let there = |guard: G| if guard.is_some() { Ok(guard) } else { Err(self.gone()) };
+        // It may have ended while this call waited for it: broken by the one before, for example.
+        let there = |guard: G| {
+            if guard.is_some() && self.lease.session.ended().is_none() { Ok(guard) } else { Err(self.gone()) }
+        };
         let mut given_back = 0;
+        let mut waiting = None;
         loop {
             let guard = match now() {
                 Some(guard) => guard,
-                None => self.wait(context, lock()).await?,
+                None => {
+                    if waiting.is_none() {
+                        waiting = Some(self.begin_to_wait(context)?);
+                    }
+                    lock().await
+                }
             };
             let guard = there(guard)?;
             if let Some(turn) = context.turn_now()? {
@@ -95,24 +104,25 @@ impl<S: Send + Sync + 'static> HeldSession<S> {
             }
             // Who holds a session waits for no turn, so waiting for it with a turn in hand comes to an end.
             if given_back == MAX_GIVEN_BACK {
-                return Ok((there(self.wait(context, lock()).await?)?, turn));
+                let _waiting = match waiting {
+                    Some(waiting) => waiting,
+                    None => self.begin_to_wait(context)?,
+                };
+                return Ok((there(lock().await)?, turn));
             }
             given_back += 1;
         }
     }
 
-    async fn wait<G>(&self, context: &ToolContext, lock: impl Future<Output = G>) -> Result<G> {
+    fn begin_to_wait(&self, context: &ToolContext) -> Result<Waiting<'_>> {
         let session = &self.lease.session;
         if context.highest_held().is_some_and(|highest| highest >= session.ordinal()) {
             return Err(self.conflict("waiting for it could deadlock with a session that the caller holds"));
         }
         let max = session.resource.limits.max_waiting_calls;
-        let waiting = Waiting::enter(&session.waiting, max).ok_or_else(|| {
+        Waiting::enter(&session.waiting, max).ok_or_else(|| {
             ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{max} calls wait for session `{}`", session.id()))
-        })?;
-        let guard = lock.await;
-        drop(waiting);
-        Ok(guard)
+        })
     }
 
     fn gone(&self) -> ToolError {

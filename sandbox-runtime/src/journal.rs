@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -66,8 +66,12 @@ impl Journal {
     pub(crate) fn open(data_dir: &Path) -> io::Result<(Self, Vec<OpenSession>)> {
         std::fs::create_dir_all(data_dir)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
-        lock.try_lock()
-            .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir")
+            }
+            TryLockError::Error(error) => error,
+        })?;
         let path = data_dir.join("sessions.journal");
         let mut open = Open::default();
         match File::open(&path) {
@@ -123,6 +127,8 @@ impl Journal {
         }
         if let Err(error) = self.renew(bytes) {
             tracing::error!("the session journal cannot be written anew: {error}");
+            // Not again before it has grown as much as this time.
+            self.state().open_bytes = bytes / 4;
         }
     }
 
@@ -190,6 +196,8 @@ impl Open {
             write_line(&mut text, &Line::Open(session.clone()))?;
         }
         file.write_all(&text)?;
+        // Before it takes the old one's place: after a power failure there must be one of them.
+        file.sync_all()?;
         Ok((file, text.len() as u64))
     }
 }

@@ -371,7 +371,8 @@ impl SessionTable {
         count
     }
 
-    /// Lets go of every session without its cleanup; what drops with the last of them is the backends' own.
+    /// Lets go of every session without its cleanup, those apart that a thread still holds: what drops with the others is
+    /// the backends' own.
     pub(crate) fn abandon_all(&self) -> Vec<Arc<Session>> {
         self.closed.store(true, Ordering::Release);
         let mut sessions = Vec::new();

@@ -154,7 +154,11 @@ impl ParamsSchema {
 
     fn violation(&self, value: &Value) -> ToolError {
         let known = self.published.get("properties").and_then(Value::as_object);
-        if let (None, Some(name)) = (known, value.as_object().and_then(|members| members.keys().next())) {
+        let takes_none = self.published.get("additionalProperties") == Some(&Value::Bool(false))
+            && ["oneOf", "anyOf", "allOf", "$ref"].iter().all(|keyword| self.published.get(*keyword).is_none());
+        if let (None, true, Some(name)) =
+            (known, takes_none, value.as_object().and_then(|members| members.keys().next()))
+        {
             // Without any parameter the validator has no word for what came, only that it must not.
             return Violation::unknown(name).into_error("parameter", None);
         }

@@ -39,7 +39,8 @@ pub struct Tool<B: Backend> {
     pub read_only: bool,
     /// Time limit, from the moment the method is entered, for requests that name none.
     pub timeout: Option<Duration>,
-    /// Its body is synchronous and runs on the blocking pool, through [`CallScope::block`].
+    /// Its body is synchronous and runs on the blocking pool, through [`CallScope::block`]. It must say so: the thread is
+    /// then had before the method is entered, and a refusal leaves the session whole.
     pub blocking: bool,
     /// How it uses the session.
     pub session: SessionUse,

@@ -46,6 +46,23 @@ fn a_call_in_the_queue_does_not_keep_its_session_from_the_tool_whose_turn_it_is(
 }
 
 #[test]
+fn who_waited_for_a_session_that_broke_does_not_run_on_it() {
+    let server = Server::probe();
+    server.create("w", &json!({})).data();
+    thread::scope(|scope| {
+        let server = &server;
+        let cut = scope.spawn(move || {
+            server.execute_with("w", "probe:hold", &json!({ "ms": 60_000 }), &json!({ "timeout": 1.5 })).code()
+        });
+        thread::sleep(Duration::from_millis(300));
+        let waited = server.execute("w", "probe:add", &json!({}));
+        assert_eq!((waited.code(), waited.reason()), (4010, "broken"), "{waited:?}");
+        assert_eq!(waited.body["meta"]["executed"], false);
+        assert_eq!(cut.join().unwrap(), 5006);
+    });
+}
+
+#[test]
 fn calls_that_wait_for_a_session_take_no_threads() {
     let server = Server::probe();
     for worker in ["a", "b"] {

@@ -196,9 +196,11 @@ fn no_web_page_drives_the_server() {
 #[test]
 fn who_is_refused_keeps_no_connection() {
     let server = Server::start(&json!({ "server": { "tokens": ["s3cret-token"] }, "resources": { "probe": {} } }));
-    for (path, status) in [("/execute", 401), ("/nowhere", 401), ("/health", 405)] {
+    for (method, path, status) in
+        [("POST", "/execute", 401), ("POST", "/nowhere", 401), ("POST", "/health", 405), ("GET", "/health", 200)]
+    {
         let mut stream = server.connect();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         assert_eq!(receive(&mut stream).status, status, "its body never ends, and the connection does");
     }
@@ -239,6 +241,9 @@ fn a_page_of_an_allowed_origin_may_call_and_read() {
     let reads = server.raw("GET", "/tools", &[page, ("Authorization", "Bearer s3cret-token")], b"");
     assert_eq!(reads.status, 200);
     has(&reads, "access-control-allow-origin: https://app.example");
+    let without = server.raw("GET", "/tools", &[page], b"");
+    assert_eq!(without.status, 401);
+    has(&without, "access-control-allow-origin: https://app.example");
     let refused = server.raw(
         "OPTIONS",
         "/execute",

@@ -84,20 +84,29 @@ fn without_port(host: &str) -> &str {
     }
 }
 
+/// Why a request may not pass, and the web page that may be told so.
+pub(super) struct Refused {
+    pub(super) error: ToolError,
+    pub(super) page: Option<HeaderValue>,
+}
+
 /// Whether a request may pass; the origin of the web page that it comes from, if it does.
 ///
 /// # Errors
 /// Why it may not.
-pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, ToolError> {
+pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Refused> {
+    let refuse = |error, page| Err(Refused { error, page });
     let Some(access) = request.app_data::<web::Data<Access>>() else {
-        return Err(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing"));
+        return refuse(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing"), None);
     };
     let headers = request.headers();
-    access.refuse_foreign(headers)?;
-    let origin = headers.get(ORIGIN).cloned();
-    if origin.is_some() && request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+    if let Err(error) = access.refuse_foreign(headers) {
+        return refuse(error, None);
+    }
+    let page = headers.get(ORIGIN).cloned();
+    if page.is_some() && request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
         // A browser asks without the token whether it may send it.
-        return Ok(origin);
+        return Ok(page);
     }
     let trusted = access.has_token(headers);
     let path = request.path();
@@ -106,26 +115,30 @@ pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Too
     match (trusted, open) {
         (false, false) => {
             let message = "a valid token is needed: Authorization: Bearer <token>";
-            return Err(ToolError::new(ErrorCode::UNAUTHENTICATED, message));
+            return refuse(ToolError::new(ErrorCode::UNAUTHENTICATED, message), page);
         }
         (true, true) => {
             request.extensions_mut().insert(Trusted);
         }
         (false, true) | (true, false) => {}
     }
-    Ok(origin)
+    Ok(page)
 }
 
 /// Names the page's origin in the answer, or its browser would keep it from the page.
 pub(super) async fn for_page<B>(
     answer: impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>>,
-    origin: HeaderValue,
+    page: HeaderValue,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let mut answer = answer.await?;
-    let headers = answer.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    name_page(answer.headers_mut(), page);
     Ok(answer)
+}
+
+/// The headers by which the browser lets the page read the answer.
+pub(super) fn name_page(headers: &mut HeaderMap, page: HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page);
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
 }
 
 #[cfg(test)]

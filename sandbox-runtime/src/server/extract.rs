@@ -84,8 +84,8 @@ impl<T: WireBody> FromRequest for Body<T> {
         Box::pin(async move {
             let bytes = match timeout_at(arrival + ARRIVAL_LIMIT, &mut bytes).await {
                 Ok(Ok(read)) => read,
-                Ok(Err(error)) => return Err(Failure::unread(unreadable(&error), bytes).into()),
-                Err(_) => return Err(Failure::unread(too_slow(), bytes).into()),
+                Ok(Err(error)) => return Err(Failure::unread(unreadable(&error), None, bytes).into()),
+                Err(_) => return Err(Failure::unread(too_slow(), None, bytes).into()),
             };
             if bytes.is_empty()
                 && let Some(value) = T::empty()

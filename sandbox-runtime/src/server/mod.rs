@@ -13,7 +13,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use actix_web::{App, HttpMessage as _, HttpServer, dev::Service as _, web};
+use actix_web::{
+    App, HttpMessage as _, HttpServer,
+    dev::Service as _,
+    http::{Method, header::TRANSFER_ENCODING},
+    web,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::either::Either;
 
@@ -23,7 +28,7 @@ use crate::{
     linked::Linked,
 };
 
-use access::Access;
+use access::{Access, Refused};
 use shutdown::Stop;
 
 /// Serves the linked backends over HTTP.
@@ -217,12 +222,20 @@ fn serve(
                 .app_data(access.clone())
                 .app_data(web::PayloadConfig::new(body_limit))
                 .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
-                .wrap_fn(|mut request, service| match access::check(&request) {
-                    Ok(None) => Either::Left(service.call(request)),
-                    Ok(Some(origin)) => Either::Right(Either::Left(access::for_page(service.call(request), origin))),
-                    Err(refused) => {
-                        let refused = render::Failure::unread(refused, request.take_payload());
-                        Either::Right(Either::Right(future::ready(Err(refused.into()))))
+                .wrap_fn(|mut request, service| {
+                    let checked = access::check(&request);
+                    let takes_none = matches!(*request.method(), Method::GET | Method::HEAD);
+                    if checked.is_ok() && takes_none && request.headers().contains_key(TRANSFER_ENCODING) {
+                        // No route that reads takes a body.
+                        render::leave_unread(request.take_payload());
+                    }
+                    match checked {
+                        Ok(None) => Either::Left(service.call(request)),
+                        Ok(Some(page)) => Either::Right(Either::Left(access::for_page(service.call(request), page))),
+                        Err(Refused { error, page }) => {
+                            let refused = render::Failure::unread(error, page, request.take_payload());
+                            Either::Right(Either::Right(future::ready(Err(refused.into()))))
+                        }
                     }
                 })
                 .configure(routes::configure)

@@ -4,12 +4,16 @@ use std::{fmt, time::Duration};
 
 use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
-    http::{ConnectionType, StatusCode, header},
+    http::{
+        ConnectionType, StatusCode,
+        header::{self, HeaderValue},
+    },
 };
 use sandbox_types::ErrorCode;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::access::name_page;
 use crate::{
     answer::{Answer, failure, meta},
     error::ToolError,
@@ -25,13 +29,15 @@ pub(super) struct Failure {
     error: ToolError,
     /// The body was not read to its end: what is left would be waited for as long as the client likes.
     unread: bool,
+    /// The web page that may read the refusal.
+    page: Option<HeaderValue>,
 }
 
 impl Failure {
     /// A refusal of a request whose body was not read to its end: its connection is closed.
-    pub(super) fn unread(error: ToolError, body: impl Sized + 'static) -> Self {
+    pub(super) fn unread(error: ToolError, page: Option<HeaderValue>, body: impl Sized + 'static) -> Self {
         leave_unread(body);
-        Self { error, unread: true }
+        Self { error, unread: true, page }
     }
 }
 
@@ -43,7 +49,7 @@ impl fmt::Display for Failure {
 
 impl From<ToolError> for Failure {
     fn from(error: ToolError) -> Self {
-        Self { error, unread: false }
+        Self { error, unread: false, page: None }
     }
 }
 
@@ -56,6 +62,9 @@ impl ResponseError for Failure {
         let mut response = refusal(&self.error);
         if self.unread {
             response.head_mut().set_connection_type(ConnectionType::Close);
+        }
+        if let Some(page) = &self.page {
+            name_page(response.headers_mut(), page.clone());
         }
         response
     }

@@ -111,7 +111,7 @@ pub(super) async fn not_found(request: HttpRequest, body: Payload) -> HttpRespon
 }
 
 async fn execute(service: Data<Service>, body: Body<ExecuteRequest>) -> HttpResponse {
-    envelope(&*service.executor.execute(body.value, body.warnings).await)
+    envelope(&*service.executor.execute_since(body.arrival, body.value, body.warnings).await)
 }
 
 async fn execute_batch(service: Data<Service>, body: Body<BatchRequest>) -> HttpResponse {
@@ -156,7 +156,8 @@ async fn init_batch(service: Data<Service>, body: Body<InitBatch>) -> HttpRespon
 }
 
 /// A client must not make the server read files: this route of the contract is refused, unread.
-async fn init_from_config() -> HttpResponse {
+async fn init_from_config(body: Payload) -> HttpResponse {
+    leave_unread(body);
     let message = "the server reads no configuration files for clients; send the configuration to init/batch";
     refusal(&ToolError::new(ErrorCode::PERMISSION_DENIED, message))
 }

@@ -15,8 +15,8 @@ pub(crate) fn run(args: &Tools) -> ExitCode {
         Err(faults) => return print::errors(&faults, NOT_RUN),
     };
     let tools = executor.registry().tools().filter(|tool| tool.is_on() && !tool.info.hidden).map(|tool| &tool.info);
-    let mut tools: Vec<_> = tools.collect();
-    let printed = if args.json { print::json(&json!(tools)) } else { tools.drain(..).try_for_each(entry) };
+    let printed =
+        if args.json { print::json(&json!(tools.collect::<Vec<_>>())) } else { tools.into_iter().try_for_each(entry) };
     print::exit(printed, ExitCode::SUCCESS)
 }
 

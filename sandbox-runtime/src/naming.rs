@@ -6,6 +6,14 @@ use sandbox_types::{ErrorCode, SessionId, WorkerId};
 
 use crate::error::{Result, ToolError};
 
+/// Whether this can be the name of a resource, and so of a backend, a tool, an alias or a group: `[a-z][a-z0-9_]*` without
+/// `__`.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !name.contains("__")
+}
+
 /// Longest name of a session (the request field `session`), in bytes.
 const MAX_KEY_BYTES: usize = 128;
 
@@ -58,15 +66,11 @@ pub(crate) fn parse_id(id: &SessionId) -> Option<(u32, u128)> {
 pub(crate) fn may_be_of(id: &SessionId, worker: &WorkerId) -> bool {
     let Some((name, _)) = id.as_str().rsplit_once('_') else { return false };
     let mark = format!("_{}_", sanitize(worker.as_str()));
-    let is_resource = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_lowercase())
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-    };
     let is_number = |text: &str| {
         let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
         text.len() - rest.len() >= 3 && (rest.is_empty() || rest.starts_with('_'))
     };
-    name.match_indices(&mark).any(|(at, _)| is_resource(&name[..at]) && is_number(&name[at + mark.len()..]))
+    name.match_indices(&mark).any(|(at, _)| is_name(&name[..at]) && is_number(&name[at + mark.len()..]))
 }
 
 #[cfg(test)]

@@ -499,12 +499,23 @@ fn a_run_works_on_any_runtime() {
     runtime().block_on(assert_send(shell.close())).unwrap();
 }
 
+/// Set in a process that a test starts of this same program, which is to play a part in that test.
+const PART: &str = "SANDBOX_TEST_PART";
+
+/// This program, running just the test of this name, in a part of its own.
+fn in_part(test: &str) -> [String; 3] {
+    ["--exact".into(), "--nocapture".into(), format!("bash::tests::{test}")]
+}
+
 #[test]
 fn a_killed_server_leaves_nothing() {
+    if let Ok(marker) = std::env::var(PART) {
+        return hold_a_shell(&marker);
+    }
     let marker = marker(3);
     let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--nocapture", "bash::tests::hold_a_shell"])
-        .env("HELD_MARKER", &marker)
+        .args(in_part("a_killed_server_leaves_nothing"))
+        .env(PART, &marker)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -516,10 +527,9 @@ fn a_killed_server_leaves_nothing() {
     eventually("the end of all processes", || !runs(&marker) && !launcher_runs(launcher));
 }
 
-#[tokio::test]
-#[ignore = "the process that the test above kills"]
-async fn hold_a_shell() {
-    let Ok(marker) = std::env::var("HELD_MARKER") else { return };
+/// The server that is killed.
+#[tokio::main(flavor = "current_thread")]
+async fn hold_a_shell(marker: &str) {
     let mut shell = start().await;
     sh(&mut shell, &format!("setsid {marker} & disown; (setsid nohup {marker} &)")).await;
     println!("held {}", shell.launcher_id());
@@ -543,11 +553,15 @@ async fn a_sandbox_whose_processes_are_killed_is_gone() {
 
 #[test]
 fn a_refusal_of_user_namespaces_is_named() {
+    if std::env::var_os(PART).is_some() {
+        return start_without_namespaces();
+    }
     let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
     let output = Command::new("unshare")
         .args(["-Ur", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--nocapture", "bash::tests::start_without_namespaces"])
+        .args(in_part("a_refusal_of_user_namespaces_is_named"))
+        .env(PART, "")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -557,12 +571,10 @@ fn a_refusal_of_user_namespaces_is_named() {
     }
 }
 
-#[tokio::test]
-#[ignore = "the process that the test above starts"]
+/// The server on a host that refuses user namespaces.
+#[tokio::main(flavor = "current_thread")]
 async fn start_without_namespaces() {
-    if fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap().trim() == "0" {
-        let error = Shell::start(&ShellOptions::default()).await.unwrap_err();
-        assert!(matches!(error, ShellError::Isolation { step: Step::Namespaces, .. }), "{error:?}");
-        println!("{error}");
-    }
+    let error = Shell::start(&ShellOptions::default()).await.unwrap_err();
+    assert!(matches!(error, ShellError::Isolation { step: Step::Namespaces, .. }), "{error:?}");
+    println!("{error}");
 }

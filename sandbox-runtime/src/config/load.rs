@@ -23,11 +23,11 @@ use super::{
     walk::{Node, Types},
 };
 
-/// Loads a configuration: a file (or a text, or else the embedded default) and the overrides of the environment.
+/// Loads a configuration: a file (or a text, or else what [`Config::default_document`] says) and the overrides of the environment.
 ///
 /// ```
 /// # use serde_json::Value;
-/// # use sandbox_runtime::config::{Loader, SectionSchemas};
+/// # use sandbox_runtime::config::{FileFormat, Loader, SectionSchemas};
 /// # struct Nothing;
 /// # impl SectionSchemas for Nothing {
 /// #     fn backend(&self, _: &str) -> Option<&Value> { None }
@@ -36,7 +36,7 @@ use super::{
 /// #     fn api_keys(&self) -> Vec<&str> { Vec::new() }
 /// # }
 /// let env = [("SANDBOX__SERVER__PORT".to_owned(), "9000".to_owned())];
-/// let loaded = Loader::new(&Nothing).embedded(r#"{ "server": { "title": "Mine" } }"#).env(env).load()?;
+/// let loaded = Loader::new(&Nothing).text(r#"{ "server": { "title": "Mine" } }"#, FileFormat::Json).env(env).load()?;
 /// assert_eq!((loaded.config.server.port, loaded.config.server.title.as_str()), (9000, "Mine"));
 /// # Ok::<(), sandbox_runtime::config::ConfigErrors>(())
 /// ```
@@ -44,7 +44,6 @@ use super::{
 pub struct Loader<'a> {
     sections: &'a dyn SectionSchemas,
     source: Option<Source>,
-    embedded: Option<String>,
     variables: Variables,
 }
 
@@ -88,7 +87,7 @@ pub struct Loaded {
 impl<'a> Loader<'a> {
     /// A loader that checks sections against these schemas.
     pub fn new(sections: &'a dyn SectionSchemas) -> Self {
-        Self { sections, source: None, embedded: None, variables: Variables::new() }
+        Self { sections, source: None, variables: Variables::new() }
     }
 
     /// Reads a file; its extension names the format: `json` (also without one), `json5`, `toml`, `yaml`, `yml`.
@@ -100,13 +99,6 @@ impl<'a> Loader<'a> {
     /// Reads a text.
     pub fn text(mut self, text: impl Into<String>, format: FileFormat) -> Self {
         self.source = Some(Source::Text(text.into(), format));
-        self
-    }
-
-    /// The JSON text that is read if neither a file nor a text is given. Default: what
-    /// [`Config::default_document`] says.
-    pub fn embedded(mut self, text: impl Into<String>) -> Self {
-        self.embedded = Some(text.into());
         self
     }
 
@@ -161,7 +153,7 @@ impl<'a> Loader<'a> {
     fn source(&self, report: &mut Report) -> (Origin, Option<String>, FileFormat) {
         match &self.source {
             None => {
-                let text = self.embedded.clone().unwrap_or_else(|| Config::default_document(self.sections).to_string());
+                let text = Config::default_document(self.sections).to_string();
                 (Origin::Embedded, Some(text), FileFormat::Json)
             }
             Some(Source::Text(text, format)) => (Origin::Text, Some(text.clone()), *format),

@@ -78,11 +78,6 @@ impl ResourceConfig {
     pub fn backend_name(&self, resource: &str) -> String {
         backend_name(resource, self.backend.as_deref(), self.backend_class.as_deref())
     }
-
-    /// Whether this can be the name of a resource, and so of a tool, an alias or a group: one rule for all.
-    pub(crate) fn is_name(name: &str) -> bool {
-        is_resource_name(name)
-    }
 }
 
 impl fmt::Debug for ResourceConfig {
@@ -130,13 +125,6 @@ pub(crate) fn backend_name(resource: &str, backend: Option<&str>, backend_class:
     }
 }
 
-/// Whether this can be the name of a resource: `[a-z][a-z0-9_]*` without `__`.
-pub(crate) fn is_resource_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && !name.contains("__")
-}
-
 fn without_strings(value: &Value) -> Value {
     match value {
         Value::String(_) => Value::String("(hidden)".into()),
@@ -148,7 +136,8 @@ fn without_strings(value: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{ResourceConfig, is_resource_name};
+    use super::ResourceConfig;
+    use crate::naming::is_name;
 
     #[test]
     fn the_backend_is_named_by_the_new_key_the_old_one_or_the_resource() {
@@ -184,7 +173,7 @@ mod tests {
             ("a.b", false),
             ("é", false),
         ] {
-            assert_eq!(is_resource_name(name), good, "{name}");
+            assert_eq!(is_name(name), good, "{name}");
         }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::naming::is_name;
+
 use super::{
     ResourceConfig, ServerConfig, TokenHash, WarmupConfig,
     error::{Report, did_you_mean},
-    resource::is_resource_name,
 };
 
 /// Levels that `server.log.level` names.
@@ -95,7 +96,7 @@ fn log_level(level: &str, report: &mut Report) {
 
 /// Checks the names of the resources.
 pub(crate) fn resources(resources: &BTreeMap<String, ResourceConfig>, report: &mut Report) {
-    for name in resources.keys().filter(|name| !is_resource_name(name)) {
+    for name in resources.keys().filter(|name| !is_name(name)) {
         report.add(
             &format!("resources.{name}"),
             "a name `[a-z][a-z0-9_]*` without `__`",

@@ -17,6 +17,7 @@ use crate::{
     error::Result,
     gate::Gate,
     linked::{Linked, LinkedBackend, own_part},
+    naming::is_name,
     nearest::nearest,
     resource::Resource,
     schema::{ParamsSchema, generate},
@@ -73,7 +74,7 @@ impl Build<'_> {
         let own = [about.free_tool_group.map_or(("backend", about.name), |group| ("group", group))];
         let section = backend.section().map(|key| ("key of `apis`", key));
         for (what, name) in own.into_iter().chain(section) {
-            if !ResourceConfig::is_name(name) {
+            if !is_name(name) {
                 self.errors.push(bad_name(&format!("{what} `{name}`"), &about.location.to_string()));
             }
         }
@@ -83,7 +84,7 @@ impl Build<'_> {
             let aliases = view.aliases.iter().map(|alias| ("alias", *alias));
             let names =
                 [("name", view.name)].into_iter().chain(aliases).chain(view.group.map(|group| ("group", group)));
-            for (what, name) in names.filter(|(_, name)| !ResourceConfig::is_name(name)) {
+            for (what, name) in names.filter(|(_, name)| !is_name(name)) {
                 self.errors.push(bad_name(&format!("{what} `{name}`"), &place));
             }
             if let Some(earlier) = views[..index].iter().find(|earlier| earlier.name == view.name) {

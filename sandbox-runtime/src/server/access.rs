@@ -143,6 +143,25 @@ pub(super) fn name_page(headers: &mut HeaderMap, page: HeaderValue) {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+
+    use super::Access;
+    use crate::config::ServerConfig;
+
+    #[test]
+    fn a_token_is_presented_plain_whichever_way_it_is_configured() {
+        let hash = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        for configured in ["secret", hash] {
+            let tokens = vec![configured.parse().expect("is right")];
+            let access = Access::new(&ServerConfig { tokens, ..ServerConfig::default() });
+            let has = |presented: &str| {
+                let value = HeaderValue::from_str(&format!("Bearer {presented}")).expect("is right");
+                access.has_token(&HeaderMap::from_iter([(AUTHORIZATION, value)]))
+            };
+            assert!(has("secret") && !has("secreT") && !has(hash) && !has(""), "{configured}");
+        }
+    }
+
     #[test]
     fn a_port_is_no_part_of_a_host() {
         for (host, name) in [("localhost:80", "localhost"), ("[::1]:8080", "[::1]"), ("[::1]", "[::1]"), ("a.b", "a.b")]

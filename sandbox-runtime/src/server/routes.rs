@@ -69,7 +69,7 @@ fn v1(config: &mut ServiceConfig) {
 fn call(path: &str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
-        .default_service(web::to(|request, body| async move { wrong_method(request, body, "POST") }))
+        .default_service(web::to(|request: HttpRequest, body| async move { wrong_method(&request, body, "POST") }))
 }
 
 fn post(path: &str, route: Route) -> Resource {
@@ -79,7 +79,7 @@ fn post(path: &str, route: Route) -> Resource {
 fn get(path: &str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
-        .default_service(web::to(|request, body| async move { wrong_method(request, body, "GET, HEAD") }))
+        .default_service(web::to(|request: HttpRequest, body| async move { wrong_method(&request, body, "GET, HEAD") }))
 }
 
 /// GET, or HEAD, whose body the HTTP library leaves out.
@@ -87,8 +87,7 @@ fn readable() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the closures that call it own both")]
-fn wrong_method(request: HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
+fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
     leave_unread(body);
     // Of a page that may not call, nothing gets here.
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {

@@ -13,10 +13,11 @@ use crate::{
     context::SessionChoice,
     creation::SessionSpec,
     error::{Result, ToolError},
-    executor::{CallControl, DisconnectGuard, Job, ToolExecutor, positive},
+    executor::{Job, ToolExecutor, positive},
     naming::parse_key,
-    resource::new_trace,
+    report::Reports,
     router::SessionTable,
+    run::{Lifetime, Run, Subject},
     session::Lease,
 };
 
@@ -53,96 +54,62 @@ impl BatchSessions {
 }
 
 impl ToolExecutor {
-    /// Runs the actions of a batch; its `data` is a [`BatchResult`].
+    /// The run of a batch.
     ///
-    /// Code 0 when all succeeded, [`ErrorCode::PARTIAL_FAILURE`] when some did, [`ErrorCode::ALL_REQUESTS_FAILED`] when none did.
-    pub async fn execute_batch(self: &Arc<Self>, request: BatchRequest, warnings: Vec<String>) -> Arc<Answer> {
-        let arrival = Instant::now();
-        let trace = request.trace_id.clone().unwrap_or_else(new_trace);
-        let control = CallControl::new();
-        match request.idempotency_key.clone() {
-            None => {
-                let guard = DisconnectGuard(Some(control.clone()));
-                // In a task of its own: whoever waits may go away, and the calls end as a cancelled call does.
-                let run = self.clone().run_batch(request, trace.clone(), arrival, control, warnings);
-                let answer = self.calls.spawn(run).await;
-                guard.disarm();
-                Arc::new(
-                    answer.unwrap_or_else(|_| {
-                        failure(&ToolError::shutting_down(), meta(None, trace, arrival, Vec::new()))
-                    }),
-                )
-            }
-            Some(key) => {
-                let digest = Self::digest(&(&request.actions, request.parallel, request.stop_on_error));
-                let worker = request.worker_id.clone();
-                // A batch ends by the limits of its actions; a duplicate waits as long.
-                let limit = self.longest_call() * u32::try_from(request.actions.len().max(1)).unwrap_or(u32::MAX);
-                let run = self.clone().run_batch(request, trace.clone(), arrival, control.clone(), warnings);
-                self.keyed(&worker, &key, digest, trace, limit, control, run).await
-            }
-        }
-    }
-
-    async fn run_batch(
-        self: Arc<Self>,
-        request: BatchRequest,
+    /// # Errors
+    /// It has too many actions.
+    pub(crate) fn prepare_batch(
+        &self,
+        request: &BatchRequest,
         trace: TraceId,
         arrival: Instant,
-        control: Arc<CallControl>,
+        lifetime: Lifetime,
+    ) -> Result<Arc<Run>> {
+        let actions = request.actions.len();
+        if actions > MAX_ACTIONS {
+            let (expected, found) = (format!("at most {MAX_ACTIONS} actions"), actions.to_string());
+            return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "actions", expected, found));
+        }
+        Ok(Run::new(request.worker_id.clone(), Subject::Batch(actions), trace, arrival, lifetime))
+    }
+
+    /// Runs the actions of a batch; its `data` is a [`BatchResult`].
+    pub(crate) async fn call_batch(
+        self: Arc<Self>,
+        run: Arc<Run>,
+        request: BatchRequest,
+        trace: TraceId,
         warnings: Vec<String>,
     ) -> Answer {
-        if self.draining() {
-            return failure(&ToolError::shutting_down(), meta(None, trace, arrival, warnings));
-        }
-        if request.actions.len() > MAX_ACTIONS {
-            let (expected, found) = (format!("at most {MAX_ACTIONS} actions"), request.actions.len().to_string());
-            let error = ToolError::parameter(ErrorCode::INVALID_INPUT, "actions", expected, found);
-            return failure(&error, meta(None, trace, arrival, warnings));
-        }
+        self.runs.list(&run);
+        run.runs_since(run.arrival.elapsed());
         let sessions = Arc::new(BatchSessions::default());
         let stop_on_error = request.stop_on_error.unwrap_or(true);
         let mut results: Vec<Answer> = Vec::with_capacity(request.actions.len());
+        let calls = request.actions.iter().enumerate().map(|(index, action)| {
+            let reports = Reports::of_action(&run, index);
+            self.clone().run_action(action.clone(), &request, trace.clone(), reports, Arc::downgrade(&sessions))
+        });
         if request.parallel {
-            let calls: Vec<_> = request
-                .actions
-                .iter()
-                .map(|action| {
-                    let call = self.clone().run_action(
-                        action.clone(),
-                        &request,
-                        trace.clone(),
-                        control.child(),
-                        Arc::downgrade(&sessions),
-                    );
-                    tokio::spawn(call)
-                })
-                .collect();
+            let calls: Vec<_> = calls.map(tokio::spawn).collect();
             for call in calls {
                 let answer = call.await;
                 results.push(answer.unwrap_or_else(|_| {
-                    failure(&ToolError::shutting_down(), meta(None, trace.clone(), arrival, Vec::new()))
+                    failure(&ToolError::shutting_down(), meta(None, trace.clone(), run.arrival, Vec::new()))
                 }));
             }
         } else {
-            for action in &request.actions {
-                let call = self.clone().run_action(
-                    action.clone(),
-                    &request,
-                    trace.clone(),
-                    control.child(),
-                    Arc::downgrade(&sessions),
-                );
+            for call in calls {
                 let answer = call.await;
                 let failed = !answer.success;
                 results.push(answer);
-                if (failed && stop_on_error) || control.cancel.is_cancelled() || self.cut_short() {
+                if (failed && stop_on_error) || run.control.cancel.is_cancelled() || self.cut_short() {
                     break;
                 }
             }
         }
         drop(sessions);
-        answer(results, request.actions.len(), meta(None, trace, arrival, warnings))
+        answer(results, request.actions.len(), meta(None, trace, run.arrival, warnings))
     }
 
     fn run_action(
@@ -150,7 +117,7 @@ impl ToolExecutor {
         action: BatchAction,
         request: &BatchRequest,
         trace: TraceId,
-        control: Arc<CallControl>,
+        reports: Reports,
         sessions: Weak<BatchSessions>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let arrival = Instant::now();
@@ -164,7 +131,11 @@ impl ToolExecutor {
             })();
             let (tool, key, timeout) = match prepared {
                 Ok(prepared) => prepared,
-                Err(error) => return refused(&error, meta(None, trace, arrival, Vec::new()), &worker),
+                Err(error) => {
+                    let answer = refused(&error, meta(None, trace, arrival, Vec::new()), &worker);
+                    reports.item(&answer);
+                    return answer;
+                }
             };
             let limits = self.limits_for(&tool, timeout, arrival);
             let job = Job {
@@ -175,14 +146,17 @@ impl ToolExecutor {
                 choice: SessionChoice { batch: Some(sessions), ..SessionChoice::named(key) },
                 session_id: None,
                 limits,
-                control,
+                control: reports.run.control.child(),
+                reports: Some(reports.clone()),
                 frames: None,
                 passed: None,
                 making: false,
                 depth: 0,
                 warnings: Vec::new(),
             };
-            self.spawn(job).await
+            let answer = self.spawn(job).await;
+            reports.item(&answer);
+            answer
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the runtime knows about a call and lends to tools: worker, session, trace, deadline, cancellation, progress.
+//! What the runtime knows about a call and lends to tools: worker, session, trace, deadline, cancellation.
 
 use std::{
     any::Any,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use sandbox_types::{ErrorCode, SessionId, SessionMode, TraceId, WorkerId};
+use sandbox_types::{ErrorCode, SessionId, SessionMode, TraceId, WaitingFor, WorkerId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -28,6 +28,7 @@ use crate::{
     batch::BatchSessions,
     error::{Result, ToolError},
     gate::{Full, Gate, Turn},
+    report::Reports,
     session::Session,
     supervise::CallControl,
     tool::SessionUse,
@@ -119,6 +120,8 @@ pub(crate) struct Inner {
     pub(crate) control: Arc<CallControl>,
     pub(crate) limits: Limits,
     pub(crate) entered: Entered,
+    /// Where the call says what it does; none for a session that is made apart from any call.
+    pub(crate) reports: Option<Reports>,
     /// The gate that the call passes once it has its session: who waits for a session takes nobody's turn.
     pub(crate) gate: Option<Arc<Gate>>,
     /// The gates that its callers have passed; their permits stand for this call too.
@@ -187,8 +190,8 @@ pub(crate) struct Limits {
 pub(crate) struct Entered(Arc<AtomicU64>);
 
 impl Entered {
-    fn mark(&self, arrival: Instant) {
-        let nanos = u64::try_from(arrival.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
+    fn mark(&self, after: Duration) {
+        let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX - 1);
         // Plus one: zero means "not entered".
         let _ = self.0.compare_exchange(0, nanos.saturating_add(1), Ordering::AcqRel, Ordering::Acquire);
     }
@@ -329,6 +332,7 @@ impl ToolContext {
             return Ok(turn);
         }
         let Some(gate) = &self.inner.gate else { return Ok(Turn { _permit: None }) };
+        self.waits_for(WaitingFor::Turn);
         match gate.enter(&self.inner.worker).await {
             Ok(permit) => Ok(Turn { _permit: Some(permit) }),
             Err(Full) => Err(Full::error(&self.inner.resource.name)),
@@ -344,7 +348,18 @@ impl ToolContext {
     }
 
     pub(crate) fn mark_entered(&self) {
-        self.inner.entered.mark(self.inner.limits.arrival);
+        let after = self.inner.limits.arrival.elapsed();
+        self.inner.entered.mark(after);
+        if let Some(run) = self.inner.reports.as_ref().and_then(Reports::whole) {
+            run.runs_since(after);
+        }
+    }
+
+    /// The call waits before its tool is entered.
+    pub(crate) fn waits_for(&self, what: WaitingFor) {
+        if let Some(reports) = &self.inner.reports {
+            reports.waits_for(what);
+        }
     }
 
     pub(crate) fn mark_not_entered(&self) {
@@ -409,19 +424,6 @@ impl Drop for BreakOnDrop {
     }
 }
 
-/// Reports how far a call has come. Without a listener it costs next to nothing.
-#[derive(Clone)]
-pub struct Progress {
-    context: ToolContext,
-}
-
-impl Progress {
-    /// `done` of `total` units are done.
-    pub fn report(&self, done: u64, total: Option<u64>, message: &str) {
-        tracing::trace!(trace = %self.context.trace(), done, total, message, "progress");
-    }
-}
-
 impl Inject for ToolContext {
     fn inject(context: &ToolContext) -> Result<Self> {
         Ok(context.clone())
@@ -451,11 +453,5 @@ impl Inject for SessionId {
 impl Inject for CancellationToken {
     fn inject(context: &ToolContext) -> Result<Self> {
         Ok(context.cancellation().clone())
-    }
-}
-
-impl Inject for Progress {
-    fn inject(context: &ToolContext) -> Result<Self> {
-        Ok(Self { context: context.clone() })
     }
 }

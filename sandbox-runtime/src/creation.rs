@@ -19,6 +19,7 @@ use crate::{
     journal::OpenSession,
     naming::{label, session_name},
     pace::Begun,
+    report::Reports,
     resource::Resource,
     router::{Place, SessionTable, Shard, drop_if_empty},
     session::{EndReason, Lease, NewSession, Session, SessionHandle},
@@ -67,6 +68,8 @@ pub(crate) struct SessionSpec {
     pub(crate) depth: u8,
     pub(crate) frames: Option<Arc<Frame>>,
     pub(crate) passed: Option<Arc<Passed>>,
+    /// Where the call that needs the session reports to: its making is part of what that call does.
+    pub(crate) reports: Option<Reports>,
 }
 
 /// One of the sessions that a resource, and a worker on it, may have; free again when dropped.
@@ -256,7 +259,8 @@ impl SessionTable {
         config_digest: u64,
         cancel: CancellationToken,
     ) -> Result<(Arc<Session>, SessionHandle)> {
-        let SessionSpec { worker, resource, choice, config, label, ttl, trace, nested, depth, frames, passed } = spec;
+        let SessionSpec { worker, resource, choice, config, label, ttl, trace, nested, depth, frames, passed, reports } =
+            spec;
         let key = choice.key.clone();
         let limit = Duration::from_secs_f64(resource.limits.initialize_timeout_seconds);
         let name = session_name(&resource.name, &worker, slot.number, label.as_deref());
@@ -272,6 +276,7 @@ impl SessionTable {
             control: control.clone(),
             limits: Limits { arrival: Instant::now(), wait: limit, run: None },
             entered: Entered::default(),
+            reports,
             gate: None,
             passed,
             blocking: false,

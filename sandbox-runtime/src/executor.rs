@@ -10,23 +10,26 @@ use std::{
     time::Duration,
 };
 
-use sandbox_types::{ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WorkerId};
+use sandbox_types::{ErrorCode, ExecuteRequest, Meta, SessionId, SessionMode, TraceId, WaitingFor, WorkerId};
 use serde_json::value::RawValue;
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    answer::{Answer, failure, log, meta, refused, success},
+    answer::{Answer, failure, log, meta, success},
     context::{Frame, Inner, Limits, MAX_DEPTH, NestedCalls, Passed, SessionChoice, ToolContext},
     creation::SessionSpec,
     error::{Result, ToolError},
     gate::Full,
     hold::Waiting,
-    idempotency::{Begin, IdempotencyStore},
+    idempotency::IdempotencyStore,
     naming::parse_key,
     registry::{Registry, ToolEntry},
-    resource::{Resource, new_trace},
+    report::Reports,
+    resource::Resource,
     router::{Found, SessionTable},
+    run::{Lifetime, Run, Subject},
+    runs::RunStore,
     session::{Lease, Session},
     supervise::{Facts, catch, supervise},
     tool::SessionUse,
@@ -50,8 +53,9 @@ pub struct ToolExecutor {
     pub(crate) registry: Registry,
     pub(crate) table: Arc<SessionTable>,
     pub(crate) runtime: Handle,
-    limits: TimeLimits,
-    idempotency: IdempotencyStore,
+    pub(crate) limits: TimeLimits,
+    pub(crate) idempotency: IdempotencyStore,
+    pub(crate) runs: RunStore,
     pub(crate) cleanups: TaskTracker,
     /// Calls that run now.
     pub(crate) calls: TaskTracker,
@@ -71,6 +75,8 @@ pub(crate) struct Job {
     pub(crate) session_id: Option<SessionId>,
     pub(crate) limits: Limits,
     pub(crate) control: Arc<CallControl>,
+    /// None where a session that is made apart from any call needs it.
+    pub(crate) reports: Option<Reports>,
     /// Held by the tool that makes this call.
     pub(crate) frames: Option<Arc<Frame>>,
     /// Passed by the tool that makes this call.
@@ -81,6 +87,15 @@ pub(crate) struct Job {
     pub(crate) warnings: Vec<String>,
 }
 
+impl Job {
+    /// It waits before its tool is entered.
+    fn waits_for(&self, what: WaitingFor) {
+        if let Some(reports) = &self.reports {
+            reports.waits_for(what);
+        }
+    }
+}
+
 impl ToolExecutor {
     pub(crate) fn new(
         registry: Registry,
@@ -88,6 +103,7 @@ impl ToolExecutor {
         cleanups: TaskTracker,
         runtime: Handle,
         limits: TimeLimits,
+        runs: RunStore,
     ) -> Arc<Self> {
         let executor = Arc::new(Self {
             registry,
@@ -95,6 +111,7 @@ impl ToolExecutor {
             runtime,
             limits,
             idempotency: IdempotencyStore::default(),
+            runs,
             cleanups,
             calls: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -109,123 +126,6 @@ impl ToolExecutor {
         &self.registry
     }
 
-    /// Runs one tool.
-    ///
-    /// A caller that stops waiting cancels the call, unless the request has an idempotency key: then it lives on for
-    /// [`TimeLimits::reattach`], to be joined again. Must be called within a tokio runtime; the tool runs on it.
-    pub async fn execute(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Arc<Answer> {
-        self.execute_since(Instant::now(), request, warnings).await
-    }
-
-    /// Runs one tool for a request that arrived some time ago.
-    pub(crate) async fn execute_since(
-        self: &Arc<Self>,
-        arrival: Instant,
-        request: ExecuteRequest,
-        warnings: Vec<String>,
-    ) -> Arc<Answer> {
-        let trace = request.trace_id.clone().unwrap_or_else(new_trace);
-        let Some(key) = request.idempotency_key.clone() else {
-            let control = CallControl::new();
-            let guard = DisconnectGuard(Some(control.clone()));
-            let answer = self.clone().prepare_and_run(request, trace, arrival, control, warnings).await;
-            guard.disarm();
-            return Arc::new(answer);
-        };
-        // Of what is asked for: a client that asks again may do so under another trace and with less time.
-        let params = request.params.as_deref().map(RawValue::get);
-        let digest =
-            Self::digest(&(&request.action, params, &request.session, &request.session_id, request.session_mode));
-        let worker = request.worker_id.clone();
-        let limit = positive(request.timeout).ok().flatten().unwrap_or(self.limits.max).min(self.limits.max);
-        let control = CallControl::new();
-        let run = self.clone().prepare_and_run(request, trace.clone(), arrival, control.clone(), warnings);
-        self.keyed(&worker, &key, digest, trace, limit, control, run).await
-    }
-
-    async fn prepare_and_run(
-        self: Arc<Self>,
-        request: ExecuteRequest,
-        trace: TraceId,
-        arrival: Instant,
-        control: Arc<CallControl>,
-        warnings: Vec<String>,
-    ) -> Answer {
-        let worker = request.worker_id.clone();
-        match self.prepare(request, trace.clone(), arrival, control) {
-            Ok(mut job) => {
-                job.warnings = warnings;
-                self.spawn(job).await
-            }
-            Err(error) => refused(&error, meta(None, trace, arrival, warnings), &worker),
-        }
-    }
-
-    /// Runs what `run` does once per key: others with the key wait for it, or get the answer it had.
-    #[expect(clippy::too_many_arguments, reason = "the two callers, single and batch, share exactly these")]
-    pub(crate) async fn keyed(
-        self: &Arc<Self>,
-        worker: &WorkerId,
-        key: &str,
-        digest: u128,
-        trace: TraceId,
-        limit: Duration,
-        control: Arc<CallControl>,
-        run: impl Future<Output = Answer> + Send + 'static,
-    ) -> Arc<Answer> {
-        let arrival = Instant::now();
-        let mut run = Some(run);
-        loop {
-            let fail = |error: &ToolError| Arc::new(failure(error, meta(None, trace.clone(), arrival, Vec::new())));
-            let (running, own) = match self.idempotency.begin(worker, key, digest, &control) {
-                Ok(Begin::Replay(answer)) => return answer,
-                Ok(Begin::Join(running)) => (running, false),
-                Ok(Begin::Run(running)) => {
-                    let Some(run) = run.take() else {
-                        return fail(&ToolError::new(ErrorCode::INTERNAL_ERROR, "the request was run already"));
-                    };
-                    let (executor, worker, key, own) = (self.clone(), worker.clone(), key.to_owned(), running.clone());
-                    let trace = trace.clone();
-                    let calls = self.calls.clone();
-                    calls.spawn(async move {
-                        let answer = match catch(run).await {
-                            Ok(answer) => answer,
-                            Err(error) => {
-                                // It may have been entered: nobody may run it again under this key.
-                                let meta = Meta { executed: true, ..meta(None, trace, arrival, Vec::new()) };
-                                failure(&error, meta)
-                            }
-                        };
-                        executor.idempotency.end(&worker, &key, &own, &Arc::new(answer));
-                    });
-                    (running, true)
-                }
-                Err(error) => return fail(&error),
-            };
-            let waited = running.wait(self.limits.reattach, &self.runtime);
-            // The call that runs ends by limits of its own; one that only joined it waits as long as its request says.
-            let waited = if own { Ok(waited.await) } else { tokio::time::timeout_at(arrival + limit, waited).await };
-            let answer = match waited {
-                Ok(Some(answer)) => answer,
-                Ok(None) => return fail(&ToolError::shutting_down()),
-                Err(_) => {
-                    let message = "the request with this idempotency_key is still running";
-                    return fail(&ToolError::new(ErrorCode::TIMEOUT_ERROR, message));
-                }
-            };
-            // An answer of a call that was never entered is for its own caller only; another one may do better.
-            if own || answer.meta.executed {
-                return answer;
-            }
-        }
-    }
-
-    pub(crate) fn digest(request: &impl serde::Serialize) -> u128 {
-        let text = serde_json::to_vec(request).unwrap_or_default();
-        let half = |seed| u128::from(ahash::RandomState::with_seeds(seed, 3, 5, 7).hash_one(&text));
-        (half(1) << 64) | half(2)
-    }
-
     /// The limits of a call of this tool: the request's, else the tool's, else the server's, and never above the maximum.
     pub(crate) fn limits_for(&self, tool: &ToolEntry, requested: Option<Duration>, arrival: Instant) -> Limits {
         let wait = requested.unwrap_or(self.limits.default).min(self.limits.max);
@@ -236,64 +136,64 @@ impl ToolExecutor {
         Limits { arrival, wait, run }
     }
 
-    fn prepare(
+    /// What a request for one call comes to.
+    ///
+    /// # Errors
+    /// A field that is wrong, a tool that is not there.
+    pub(crate) fn prepare(
         self: &Arc<Self>,
         request: ExecuteRequest,
         trace: TraceId,
         arrival: Instant,
-        control: Arc<CallControl>,
-    ) -> Result<Job> {
-        if self.draining() {
-            return Err(ToolError::shutting_down());
-        }
+        lifetime: Lifetime,
+        warnings: Vec<String>,
+    ) -> Result<(Arc<Run>, Job)> {
         let timeout = positive(request.timeout)?;
-        if request.detached {
-            let expected = "false: this server keeps no detached calls";
-            return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "detached", expected, "true"));
-        }
         let key = parse_key(request.session.as_deref())?.into();
         let tool = self.registry.resolve(&request.action)?;
         let limits = self.limits_for(&tool, timeout, arrival);
-        Ok(Job {
+        let worker = request.worker_id;
+        let run = Run::new(worker.clone(), Subject::Tool(tool.clone()), trace.clone(), arrival, lifetime);
+        let job = Job {
             tool,
             params: request.params,
-            worker: request.worker_id,
+            worker,
             trace,
             choice: SessionChoice { key, mode: request.session_mode, batch: None },
             session_id: request.session_id,
             limits,
-            control,
+            control: run.control.clone(),
+            reports: Some(Reports::of(run.clone())),
             frames: None,
             passed: None,
             making: false,
             depth: 0,
-            warnings: Vec::new(),
-        })
+            warnings,
+        };
+        Ok((run, job))
     }
 
     /// Runs a call in a task of its own on the caller's runtime: whoever waits for it may go away, it is never dropped midway.
     pub(crate) async fn spawn(self: &Arc<Self>, job: Job) -> Answer {
         let (trace, arrival) = (job.trace.clone(), job.limits.arrival);
-        let task = self.calls.spawn(self.clone().run(job));
-        task.await.unwrap_or_else(|error| {
-            // Polls are caught; this was the drop of a future that was cut, and so had been entered.
-            let executed = error.is_panic();
-            let error = if executed {
-                ToolError::new(ErrorCode::UNEXPECTED_ERROR, "the tool panicked")
-            } else {
-                ToolError::shutting_down()
-            };
-            failure(&error, Meta { executed, ..meta(None, trace, arrival, Vec::new()) })
-        })
+        let task = self.calls.spawn(caught(self.clone().call(job), trace.clone(), arrival));
+        task.await.unwrap_or_else(|_| failure(&ToolError::shutting_down(), meta(None, trace, arrival, Vec::new())))
     }
 
-    async fn run(self: Arc<Self>, mut job: Job) -> Answer {
+    /// Runs a call to its end, in the task that polls it.
+    pub(crate) async fn call(self: Arc<Self>, mut job: Job) -> Answer {
         let facts = Facts::default();
         let params = job.params.take();
+        // Only a call that waits can be asked about, and only then is it worth a place in the list.
+        let begins_to_wait = || {
+            if let Some(run) = job.reports.as_ref().and_then(Reports::whole) {
+                self.runs.list(run);
+            }
+        };
         // Pinned here and lent: a future that is handed on by value is copied each time, and this one is large.
         let result = {
             let attempt = pin!(self.attempt(&job, params, &facts));
-            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown).await
+            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown, begins_to_wait).await
         };
         let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
         meta.executed = facts.entered.get().is_some();
@@ -322,6 +222,7 @@ impl ToolExecutor {
             return Err(Full::error(&resource.name));
         }
         if !resource.started() {
+            job.waits_for(WaitingFor::Resource);
             Box::pin(resource.ensure_started()).await?;
         }
         let lease = match tool.session {
@@ -337,6 +238,9 @@ impl ToolExecutor {
         if let Some(lease) = &lease {
             key = &lease.session.key;
             let _ = facts.session.set(lease.session.clone());
+            if let Some(run) = job.reports.as_ref().and_then(Reports::whole) {
+                run.uses(lease.session.id());
+            }
         }
         let key = key.clone();
         let mut context = ToolContext::new(Inner {
@@ -348,6 +252,7 @@ impl ToolExecutor {
             control: job.control.clone(),
             limits: job.limits,
             entered: facts.entered.clone(),
+            reports: job.reports.clone(),
             gate: (!Passed::has(job.passed.as_ref(), &resource.gate)).then(|| resource.gate.clone()),
             passed: job.passed.clone(),
             blocking: tool.blocking,
@@ -406,6 +311,7 @@ impl ToolExecutor {
                             let message = format!("{max} calls wait for session `{key}` of `{}`", resource.name);
                             ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
                         })?;
+                        job.waits_for(WaitingFor::SessionCreation);
                         creation.wait().await?;
                     }
                     Found::Gone(error) => return Err(error),
@@ -432,7 +338,9 @@ impl ToolExecutor {
             depth: job.depth + 1,
             frames: job.frames.clone(),
             passed: job.passed.clone(),
+            reports: job.reports.clone(),
         };
+        job.waits_for(WaitingFor::SessionCreation);
         match batch.as_ref().and_then(Weak::upgrade) {
             Some(batch) => batch.lease(spec, &self.table).await,
             None => self.table.create_temporary(spec).await,
@@ -465,6 +373,7 @@ impl ToolExecutor {
     pub(crate) fn sweep(&self) {
         self.table.sweep();
         self.idempotency.sweep();
+        self.runs.sweep();
     }
 
     /// Takes no new work from now on.
@@ -512,6 +421,14 @@ impl ToolExecutor {
     }
 }
 
+/// The answer of a call, also when something of it panics outside its polls: the drop of a future that was cut.
+pub(crate) async fn caught(call: impl Future<Output = Answer>, trace: TraceId, arrival: Instant) -> Answer {
+    catch(call).await.unwrap_or_else(|error| {
+        // It may have been entered: nobody may take it for one that was not.
+        failure(&error, Meta { executed: true, ..meta(None, trace, arrival, Vec::new()) })
+    })
+}
+
 /// How long the shutdown waits for cleanups.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(35);
 /// How long the shutdown of a resource waits for what still uses it.
@@ -554,7 +471,6 @@ impl NestedCalls for ToolExecutor {
             let control = inner.control.child();
             let guard = DisconnectGuard(Some(control.clone()));
             let job = Job {
-                tool,
                 params: Some(params),
                 worker: inner.worker.clone(),
                 trace: inner.trace.clone(),
@@ -562,6 +478,8 @@ impl NestedCalls for ToolExecutor {
                 session_id: None,
                 limits: Limits { arrival, wait, run: None },
                 control,
+                reports: inner.reports.as_ref().map(|reports| reports.of_nested(&tool)),
+                tool,
                 frames: context.frames.clone(),
                 passed: match &inner.gate {
                     Some(gate) => Some(Arc::new(Passed { gate: gate.clone(), before: inner.passed.clone() })),

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use sandbox_types::ErrorCode;
+use sandbox_types::{ErrorCode, WaitingFor};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::{
@@ -120,6 +120,7 @@ impl<S: Send + Sync + 'static> HeldSession<S> {
             return Err(self.conflict("waiting for it could deadlock with a session that the caller holds"));
         }
         let max = session.resource.limits.max_waiting_calls;
+        context.waits_for(WaitingFor::Session);
         Waiting::enter(&session.waiting, max).ok_or_else(|| {
             ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{max} calls wait for session `{}`", session.id()))
         })

@@ -12,6 +12,7 @@ use crate::{
     linked::Linked,
     registry::{Registry, RegistryErrors, Shared},
     router::SessionTable,
+    runs::RunStore,
 };
 
 /// A running executor and the runtime of its hooks, which outlives whatever serves it.
@@ -134,6 +135,8 @@ pub(crate) fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Res
     };
     let table = SessionTable::new(runtime.clone(), journal);
     let cleanups = TaskTracker::new();
+    let server = &config.server;
+    let runs = RunStore::new(table.incarnation, server.run_memory_mib << 20, server.run_buffer_kib << 10);
     let shared = Shared {
         runtime: runtime.clone(),
         data_dir: config.server.data_dir.as_deref(),
@@ -146,5 +149,5 @@ pub(crate) fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Res
         max: Duration::from_secs_f64(config.server.max_timeout_seconds),
         reattach: Duration::from_secs_f64(config.server.reattach_seconds),
     };
-    Ok(ToolExecutor::new(registry, table, cleanups, runtime, limits))
+    Ok(ToolExecutor::new(registry, table, cleanups, runtime, limits, runs))
 }

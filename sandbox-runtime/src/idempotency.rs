@@ -2,20 +2,17 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use sandbox_types::{ErrorCode, WorkerId};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     answer::Answer,
     error::{Result, ToolError},
-    supervise::CallControl,
+    run::Run,
 };
 
 /// How long an answer is kept.
@@ -56,27 +53,18 @@ struct Entry {
 }
 
 enum Stage {
-    Running(Arc<Running>),
+    Running(Arc<Run>),
     Answered(Arc<Answer>, usize),
     /// The tool ran; its answer had to make room.
     Forgotten,
 }
 
-/// A keyed request that runs: its outcome, and how many wait for it.
-pub(crate) struct Running {
-    outcome: watch::Sender<Option<Arc<Answer>>>,
-    waiting: AtomicUsize,
-    /// How often someone began to wait or the last one left: a timer of an earlier absence must not end a later one.
-    turns: AtomicUsize,
-    pub(crate) control: Arc<CallControl>,
-}
-
 /// What to do with a keyed request.
 pub(crate) enum Begin {
     /// Run it, and say how it ended through [`IdempotencyStore::end`].
-    Run(Arc<Running>),
+    Run,
     /// Wait for the one that runs.
-    Join(Arc<Running>),
+    Join(Arc<Run>),
     /// It ran before.
     Replay(Arc<Answer>),
 }
@@ -96,13 +84,7 @@ impl IdempotencyStore {
     ///
     /// # Errors
     /// The key is too long, was used with another body, its answer is no longer kept, or no further key can be kept.
-    pub(crate) fn begin(
-        &self,
-        worker: &WorkerId,
-        key: &str,
-        digest: u128,
-        control: &Arc<CallControl>,
-    ) -> Result<Begin> {
+    pub(crate) fn begin(&self, worker: &WorkerId, key: &str, digest: u128, run: &Arc<Run>) -> Result<Begin> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             let found = format!("{} bytes", key.len());
             return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "idempotency_key", "1 to 256 bytes", found));
@@ -116,7 +98,7 @@ impl IdempotencyStore {
                 return Err(ToolError::new(ErrorCode::CONFLICT, message).with_reason("other_body"));
             }
             return match &entry.stage {
-                Stage::Running(running) => Ok(Begin::Join(running.clone())),
+                Stage::Running(run) => Ok(Begin::Join(run.clone())),
                 Stage::Answered(answer, _) => Ok(Begin::Replay(answer.clone())),
                 Stage::Forgotten => {
                     let message = "the request with this idempotency_key ran, and its answer is no longer kept";
@@ -129,18 +111,12 @@ impl IdempotencyStore {
             return Err(ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, "too many idempotency keys are in use"));
         }
         *state.by_worker.entry(worker.clone()).or_default() += 1;
-        let running = Arc::new(Running {
-            outcome: watch::Sender::new(None),
-            waiting: AtomicUsize::new(0),
-            turns: AtomicUsize::new(0),
-            control: control.clone(),
-        });
-        state.entries.insert(key, Entry { digest, stage: Stage::Running(running.clone()) });
-        Ok(Begin::Run(running))
+        state.entries.insert(key, Entry { digest, stage: Stage::Running(run.clone()) });
+        Ok(Begin::Run)
     }
 
     /// The request ended: its answer is kept if the tool was entered, else the key is free again.
-    pub(crate) fn end(&self, worker: &WorkerId, key: &str, running: &Running, answer: &Arc<Answer>) {
+    pub(crate) fn end(&self, worker: &WorkerId, key: &str, answer: &Arc<Answer>) {
         let key: Key = (worker.clone(), Box::from(key));
         let warnings: usize = answer.meta.warnings.iter().map(String::len).sum();
         let bytes = answer.data.as_ref().map_or(0, |data| data.get().len()) + 2 * answer.message.len() + warnings + 512;
@@ -156,8 +132,6 @@ impl IdempotencyStore {
         } else {
             state.remove(&key);
         }
-        drop(state);
-        running.outcome.send_replace(Some(answer.clone()));
     }
 
     /// Drops what is older than ten minutes.
@@ -205,64 +179,19 @@ impl State {
     }
 }
 
-impl Running {
-    /// Waits for the answer. When the last one who waits goes away, the request lives on for `reattach`.
-    pub(crate) async fn wait(
-        self: &Arc<Self>,
-        reattach: Duration,
-        runtime: &tokio::runtime::Handle,
-    ) -> Option<Arc<Answer>> {
-        self.turns.fetch_add(1, Ordering::AcqRel);
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        let waiter = Waiter { running: self, reattach, runtime };
-        let mut outcome = self.outcome.subscribe();
-        let answer = outcome.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        drop(waiter);
-        answer
-    }
-}
-
-struct Waiter<'a> {
-    running: &'a Arc<Running>,
-    reattach: Duration,
-    runtime: &'a tokio::runtime::Handle,
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        let last = self.running.waiting.fetch_sub(1, Ordering::AcqRel) == 1;
-        if last && self.running.outcome.borrow().is_none() {
-            let (running, end) = (self.running.clone(), Instant::now() + self.reattach);
-            // Counted here: by the first poll of the task someone may have come and gone.
-            let absence = running.turns.fetch_add(1, Ordering::AcqRel) + 1;
-            self.runtime.spawn(async move {
-                tokio::time::sleep_until(end).await;
-                if running.waiting.load(Ordering::Acquire) == 0 && running.turns.load(Ordering::Acquire) == absence {
-                    running.control.disconnect();
-                }
-            });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::{Pin, pin},
-        sync::Arc,
-        task::{Context, Waker},
-        time::Duration,
-    };
+    use std::{sync::Arc, time::Duration};
 
-    use sandbox_types::{ErrorCode, Meta, WorkerId};
+    use sandbox_types::{ErrorCode, Meta, TraceId, WorkerId};
     use serde_json::value::RawValue;
-    use tokio::{runtime::Handle, time::advance};
+    use tokio::time::{Instant, advance};
 
-    use super::{Begin, IdempotencyStore, KEPT, MAX_BYTES, MAX_KEYS, Running};
+    use super::{Begin, IdempotencyStore, KEPT, MAX_BYTES, MAX_KEYS};
     use crate::{
         answer::{Answer, success},
         error::{Result, ToolError},
-        supervise::CallControl,
+        run::{Lifetime, Run, Subject},
     };
 
     fn worker() -> WorkerId {
@@ -273,15 +202,17 @@ mod tests {
         IdempotencyStore { max_bytes, max_keys, ..IdempotencyStore::default() }
     }
 
-    fn begin(store: &IdempotencyStore, key: &str) -> Result<Begin> {
-        store.begin(&worker(), key, 7, &CallControl::new())
+    fn some_run() -> Arc<Run> {
+        let trace = TraceId::parse("t").expect("a good id");
+        Run::new(worker(), Subject::Batch(1), trace, Instant::now(), Lifetime::Detached)
     }
 
-    fn run(store: &IdempotencyStore, key: &str) -> Arc<Running> {
-        match begin(store, key) {
-            Ok(Begin::Run(running)) => running,
-            _ => panic!("`{key}` must be free"),
-        }
+    fn begin(store: &IdempotencyStore, key: &str) -> Result<Begin> {
+        store.begin(&worker(), key, 7, &some_run())
+    }
+
+    fn run(store: &IdempotencyStore, key: &str) {
+        assert!(matches!(begin(store, key), Ok(Begin::Run)), "`{key}` must be free");
     }
 
     fn answer(bytes: usize, executed: bool) -> Arc<Answer> {
@@ -290,8 +221,8 @@ mod tests {
     }
 
     fn end(store: &IdempotencyStore, key: &str, bytes: usize) {
-        let running = run(store, key);
-        store.end(&worker(), key, &running, &answer(bytes, true));
+        run(store, key);
+        store.end(&worker(), key, &answer(bytes, true));
     }
 
     fn is_replayed(store: &IdempotencyStore, key: &str) -> bool {
@@ -331,17 +262,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_all_markers_are_in_use_new_keys_are_refused() {
         let store = store(MAX_BYTES, 4);
-        let running = run(&store, "a");
+        run(&store, "a");
         end(&store, "b", 1);
         assert_eq!(refusal(&store, "c").code(), ErrorCode::RESOURCE_EXHAUSTED, "half of all");
         let other = |key: &str| {
             let worker = WorkerId::parse(&format!("other-{key}")).expect("a good id");
-            store.begin(&worker, key, 7, &CallControl::new())
+            store.begin(&worker, key, 7, &some_run())
         };
-        assert!(matches!(other("a"), Ok(Begin::Run(_))) && matches!(other("b"), Ok(Begin::Run(_))));
+        assert!(matches!(other("a"), Ok(Begin::Run)) && matches!(other("b"), Ok(Begin::Run)));
         assert!(other("c").is_err(), "all of them");
         assert!(matches!(begin(&store, "a"), Ok(Begin::Join(_))) && is_replayed(&store, "b"), "known ones are not");
-        store.end(&worker(), "a", &running, &answer(1, false));
+        store.end(&worker(), "a", &answer(1, false));
         run(&store, "c");
         let state = store.state();
         assert_eq!(state.by_worker.values().sum::<usize>(), state.entries.len());
@@ -350,7 +281,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_ten_minutes_answers_and_markers_are_gone() {
         let store = store(4_000, MAX_KEYS);
-        let running = run(&store, "running");
+        run(&store, "running");
         for key in ["a", "b", "c", "d", "e"] {
             end(&store, key, 300);
         }
@@ -364,7 +295,7 @@ mod tests {
             run(&store, key);
         }
         assert!(is_replayed(&store, "late") && matches!(begin(&store, "running"), Ok(Begin::Join(_))));
-        store.end(&worker(), "running", &running, &answer(1, true));
+        store.end(&worker(), "running", &answer(1, true));
         advance(KEPT * 2).await;
         store.sweep();
         let state = store.state();
@@ -373,37 +304,5 @@ mod tests {
             (5, 0, 0, 0),
             "those that run"
         );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_short_visit_does_not_shorten_the_wait_that_begins_with_its_end() {
-        const REATTACH: Duration = Duration::from_secs(30);
-        let store = IdempotencyStore::default();
-        let running = run(&store, "k");
-        let visit = |running: &Arc<Running>| {
-            let running = running.clone();
-            Box::pin(async move { running.wait(REATTACH, &Handle::current()).await.is_some() })
-        };
-        let poll = |future: Pin<&mut dyn Future<Output = bool>>| {
-            assert!(future.poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        };
-        // The first one leaves, and before the timer of its absence is polled the second one is there.
-        let mut first = visit(&running);
-        poll(first.as_mut());
-        drop(first);
-        let mut second = visit(&running);
-        poll(second.as_mut());
-        tokio::time::sleep(REATTACH.mul_f64(0.9)).await;
-        drop(second);
-        tokio::time::sleep(REATTACH.mul_f64(0.5)).await;
-        assert!(!running.control.cancel.is_cancelled(), "the wait began anew when the second one left");
-        let third = visit(&running);
-        let mut third = pin!(third);
-        poll(third.as_mut());
-        tokio::time::sleep(REATTACH * 2).await;
-        assert!(!running.control.cancel.is_cancelled(), "someone waits");
-        third.set(visit(&running));
-        tokio::time::sleep(REATTACH.mul_f64(1.1)).await;
-        assert!(running.control.cancel.is_cancelled(), "nobody came back");
     }
 }

@@ -24,6 +24,7 @@ pub mod tool;
 mod batch;
 mod creation;
 mod erase;
+mod events;
 mod gate;
 mod gone;
 mod hold;
@@ -36,8 +37,12 @@ mod naming;
 mod nearest;
 mod pace;
 mod reaper;
+pub mod report;
+mod request;
 mod resource;
 mod router;
+pub mod run;
+mod runs;
 mod schema;
 #[cfg(feature = "server")]
 pub mod server;
@@ -52,8 +57,9 @@ pub use sandbox_types as types;
 /// What a backend's file needs: `use sandbox_runtime::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        context::{Inject, Progress, ResourceContext, ToolContext},
+        context::{Inject, ResourceContext, ToolContext},
         error::{Result, ResultExt, ToolError},
+        report::Progress,
         session::{EndReason, SessionHandle},
     };
     pub use sandbox_macros::{backend, tool, tools};

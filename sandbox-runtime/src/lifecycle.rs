@@ -97,6 +97,7 @@ impl ToolExecutor {
                 depth: 0,
                 frames: None,
                 passed: None,
+                reports: None,
             })
             .await
     }

@@ -192,6 +192,7 @@ impl Resource {
                 control: control.clone(),
                 limits: Limits { arrival: Instant::now(), wait: CLEANUP_LIMIT, run: None },
                 entered: Entered::default(),
+                reports: None,
                 gate: None,
                 passed: None,
                 blocking: false,

@@ -48,6 +48,7 @@ pub(crate) enum Cause {
     Disconnect = 2,
     SessionEnded = 3,
     Shutdown = 4,
+    Cancelled = 5,
 }
 
 /// The handle by which a call is cancelled.
@@ -87,6 +88,7 @@ impl CallControl {
             1 => Cause::Deadline,
             3 => Cause::SessionEnded,
             4 => Cause::Shutdown,
+            5 => Cause::Cancelled,
             2 => Cause::Disconnect,
             _ => self.parent.as_ref().map_or(Cause::Disconnect, |parent| parent.cause()),
         }
@@ -120,6 +122,7 @@ pub(crate) async fn supervise<T, F: Future<Output = Result<T>>>(
     limits: Limits,
     facts: &Facts,
     shutdown: &CancellationToken,
+    begins_to_wait: impl Fn(),
 ) -> Result<T> {
     let mut watch: Option<Box<Watch>> = None;
     poll_fn(|context| {
@@ -129,7 +132,10 @@ pub(crate) async fn supervise<T, F: Future<Output = Result<T>>>(
             Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
         }
         // A call that is ready at once never gets here: timers and wakers cost nothing then.
-        let watch = watch.get_or_insert_with(|| Box::new(Watch::new(control, shutdown)));
+        let watch = watch.get_or_insert_with(|| {
+            begins_to_wait();
+            Box::new(Watch::new(control, shutdown))
+        });
         watch.poll(context, control, limits, facts)
     })
     .await
@@ -221,6 +227,7 @@ fn cut(cause: Cause, total: Duration, facts: &Facts) -> ToolError {
             )
         }
         Cause::Disconnect => ToolError::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected"),
+        Cause::Cancelled => ToolError::new(ErrorCode::CANCELLED, "the run was cancelled").with_reason("cancelled"),
         Cause::Shutdown => ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down"),
         Cause::SessionEnded => {
             let reason = facts.session.get().and_then(|session| session.ended());

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ErrorCode, SessionId, TraceId};
+use crate::{ErrorCode, RunId, SessionId, TraceId};
 
 /// What every enveloped route answers; `D` is the payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct Meta {
     /// The trace of the request.
     #[serde(default)]
     pub trace_id: Option<TraceId>,
+    /// The run, where it can be asked for again: of a stream, a detached call, or one with an idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
     /// From the request's arrival to its answer, in milliseconds.
     #[serde(default)]
     pub execution_time_ms: f64,

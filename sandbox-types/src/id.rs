@@ -1,4 +1,4 @@
-//! Ids: who calls, which session, which trace.
+//! Ids: who calls, which session, which run, which trace.
 
 use std::{fmt, sync::Arc};
 
@@ -96,6 +96,10 @@ id! {
 id! {
     /// The unguessable id of one session.
     SessionId, 512, "session id"
+}
+id! {
+    /// The unguessable id of one run: an execution of a tool, or of a batch.
+    RunId, 128, "run id"
 }
 id! {
     /// Ties together everything that one request caused, in logs and in other systems.

@@ -6,13 +6,18 @@ mod envelope;
 mod error;
 mod execute;
 mod id;
+mod run;
 mod session;
 mod tool;
 
 pub use envelope::{Envelope, ErrorBody, Meta};
 pub use error::ErrorCode;
 pub use execute::{BatchAction, BatchRequest, BatchResult, ExecuteRequest, SessionMode};
-pub use id::{SessionId, TraceId, WorkerId};
+pub use id::{RunId, SessionId, TraceId, WorkerId};
+pub use run::{
+    CancelRun, EventSource, GapEvent, ItemEvent, OutputEncoding, OutputEvent, ProgressEvent, RunInfo, RunState,
+    StartEvent, WaitingFor,
+};
 pub use session::{
     CreateSession, DestroySession, InitBatch, InitResource, RefreshSessions, ShutdownRequest, WarmupRequest,
     WorkerRequest,

@@ -1,6 +1,7 @@
 //! The one integration binary: every test talks to a server process of its own over HTTP.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on has failed, and shows the log")]
 
+mod events;
 mod harness;
 
 mod admission;
@@ -11,6 +12,8 @@ mod idempotency;
 mod limits;
 mod nesting;
 mod protocol;
+mod runs;
 mod sessions;
 mod shell;
 mod shutdown;
+mod streams;

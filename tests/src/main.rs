@@ -1,6 +1,7 @@
 //! The server under test: the stock backends and one that misbehaves on request.
 
 mod probe;
+mod talk;
 
 use sandbox_backends as _;
 

@@ -16,11 +16,11 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 #[derive(Default)]
-struct Probe;
+pub(crate) struct Probe;
 
 /// What `warmup` makes: how often the hooks ran, and why sessions ended.
 #[derive(Default)]
-struct Counts {
+pub(crate) struct Counts {
     initialized: AtomicU64,
     ended: Mutex<BTreeMap<String, u64>>,
     readers: AtomicU64,
@@ -30,7 +30,7 @@ struct Counts {
 /// How a session is to behave.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Behaviour {
+pub(crate) struct Behaviour {
     /// How long `initialize` takes, in milliseconds.
     initialize_ms: u64,
     /// How long `cleanup` takes, in milliseconds.
@@ -47,8 +47,8 @@ struct Behaviour {
     panic: bool,
 }
 
-struct Session {
-    total: u64,
+pub(crate) struct Session {
+    pub(crate) total: u64,
     behaviour: Behaviour,
     handle: SessionHandle,
 }

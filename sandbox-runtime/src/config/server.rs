@@ -31,6 +31,13 @@ pub struct ServerConfig {
     /// Seconds that a call with an idempotency key, or a stream, lives on after its client left; 0: not at all. Default: 30.
     #[schemars(extend("minimum" = 0, "maximum" = 1_000_000_000))]
     pub reattach_seconds: f64,
+    /// The latest events of one run that are kept for readers that come late or again, in KiB. Default: 1024.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub run_buffer_kib: usize,
+    /// What the events of all runs, and the answers of those that ended in the last ten minutes, take together, in MiB;
+    /// beyond it the oldest are forgotten first, and events of running ones beyond 64 KiB each. Default: 256.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub run_memory_mib: usize,
     /// Seconds that running calls get to finish at shutdown; 0: none. Default: 30.
     #[schemars(extend("minimum" = 0, "maximum" = 1_000_000_000))]
     pub drain_seconds: f64,
@@ -68,6 +75,8 @@ impl Default for ServerConfig {
             default_timeout_seconds: 55.0,
             max_timeout_seconds: 3600.0,
             reattach_seconds: 30.0,
+            run_buffer_kib: 1024,
+            run_memory_mib: 256,
             drain_seconds: 30.0,
             body_limit_mib: 32,
             data_dir: None,

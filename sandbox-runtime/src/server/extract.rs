@@ -4,8 +4,8 @@ use std::{future::Future, pin::Pin, sync::LazyLock, time::Duration};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_TYPE, web::Bytes};
 use sandbox_types::{
-    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions,
-    ShutdownRequest, WarmupRequest, WorkerRequest,
+    BatchRequest, CancelRun, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource,
+    RefreshSessions, ShutdownRequest, WarmupRequest, WorkerRequest,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -61,6 +61,7 @@ wire_bodies! {
     WorkerRequest;
     InitResource;
     InitBatch;
+    CancelRun CancelRun::default();
     WarmupRequest WarmupRequest::default();
     ShutdownRequest ShutdownRequest::default();
 }
@@ -234,9 +235,10 @@ mod tests {
             WorkerRequest::schema().fields(&[]).len(),
             InitResource::schema().fields(&[]).len(),
             InitBatch::schema().fields(&[]).len(),
+            CancelRun::schema().fields(&[]).len(),
             WarmupRequest::schema().fields(&[]).len(),
             ShutdownRequest::schema().fields(&[]).len(),
         ];
-        assert_eq!(fields, [10, 7, 6, 4, 4, 2, 3, 2, 1, 2]);
+        assert_eq!(fields, [10, 7, 6, 4, 4, 2, 3, 2, 1, 1, 2]);
     }
 }

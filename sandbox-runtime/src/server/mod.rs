@@ -4,7 +4,9 @@ mod access;
 mod extract;
 mod render;
 mod routes;
+mod runs;
 mod shutdown;
+mod stream;
 
 use std::{
     future, io,
@@ -244,6 +246,8 @@ fn serve(
         .workers(workers)
         // Otherwise a client that left is not noticed while its call runs.
         .h1_allow_half_closed(false)
+        // Events are small, and each is to be there at once.
+        .tcp_nodelay(true)
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)?

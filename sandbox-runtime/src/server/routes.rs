@@ -1,6 +1,6 @@
 //! Every route, plain and under `/api/v1`.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, guard,
@@ -19,9 +19,11 @@ use super::{
     access::Trusted,
     extract::{Body, is_true},
     render::{Failure, answer, bare, envelope, leave_unread, refusal},
+    runs,
     shutdown::Stop,
+    stream,
 };
-use crate::{error::ToolError, time::rfc3339};
+use crate::{answer::Answer, error::ToolError, run::Reader, time::rfc3339};
 
 /// Largest body of a route that runs no tool.
 const MAX_CONTROL_BYTES: usize = 1 << 20;
@@ -38,6 +40,10 @@ fn all(config: &mut ServiceConfig) {
     config
         .service(call("/execute", web::post().to(execute)))
         .service(call("/execute/batch", web::post().to(execute_batch)))
+        .service(get("/runs", readable().to(runs::list)))
+        .service(get("/runs/{id}", readable().to(runs::show)))
+        .service(get("/runs/{id}/events", web::get().to(runs::events)))
+        .service(post("/runs/{id}/cancel", web::post().to(runs::cancel)))
         .service(post("/session/create", web::post().to(session_create)))
         .service(post("/session/destroy", web::post().to(session_destroy)))
         .service(post("/session/list", web::post().to(session_list)))
@@ -93,7 +99,10 @@ fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> 
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
         return HttpResponse::NoContent()
             .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, allowed))
-            .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"))
+            .insert_header((
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "authorization, content-type, last-event-id, x-worker-id",
+            ))
             .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
             .finish();
     }
@@ -109,12 +118,33 @@ pub(super) async fn not_found(request: HttpRequest, body: Payload) -> HttpRespon
     refusal(&ToolError::new(ErrorCode::NOT_FOUND, message))
 }
 
-async fn execute(service: Data<Service>, body: Body<ExecuteRequest>) -> HttpResponse {
-    envelope(&*service.executor.execute_since(body.arrival, body.value, body.warnings).await)
+async fn execute(service: Data<Service>, request: HttpRequest, body: Body<ExecuteRequest>) -> HttpResponse {
+    if stream::is_wanted(&request) {
+        return streamed(service.executor.stream(body.value, body.warnings));
+    }
+    let detached = body.value.detached;
+    let answer = service.executor.execute_since(body.arrival, body.value, body.warnings).await;
+    let mut response = envelope(&answer);
+    if detached && answer.success {
+        // Of a run that goes on; its own answer is another.
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
 }
 
-async fn execute_batch(service: Data<Service>, body: Body<BatchRequest>) -> HttpResponse {
+async fn execute_batch(service: Data<Service>, request: HttpRequest, body: Body<BatchRequest>) -> HttpResponse {
+    if stream::is_wanted(&request) {
+        return streamed(service.executor.stream_batch(body.value, body.warnings));
+    }
     envelope(&*service.executor.execute_batch(body.value, body.warnings).await)
+}
+
+/// The events of a run that began, or why it did not.
+fn streamed(begun: Result<Reader, Arc<Answer>>) -> HttpResponse {
+    match begun {
+        Ok(reader) => stream::respond(reader),
+        Err(refusal) => envelope(&refusal),
+    }
 }
 
 async fn session_create(service: Data<Service>, body: Body<CreateSession>) -> HttpResponse {
@@ -254,7 +284,7 @@ async fn health(service: Data<Service>) -> HttpResponse {
             "timestamp": rfc3339(SystemTime::now()),
             "title": service.title,
             "version": service.version,
-            "features": ["idempotency", "session_mode", "named_sessions"],
+            "features": ["idempotency", "session_mode", "named_sessions", "runs", "streams", "detached"],
         }),
     )
 }

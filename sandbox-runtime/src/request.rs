@@ -1,0 +1,310 @@
+//! What becomes of a request: a run of its own, the one with its idempotency key, or an answer that is kept.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use sandbox_types::{BatchRequest, ErrorCode, ExecuteRequest, TraceId, WorkerId};
+use serde_json::value::RawValue;
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{
+    answer::{Answer, failure, meta, refused, success},
+    error::{Result, ToolError},
+    executor::{DisconnectGuard, ToolExecutor, caught, positive},
+    idempotency::Begin,
+    resource::new_trace,
+    run::{Lifetime, Reader, Run},
+};
+
+/// A run that has begun, or was found.
+pub(crate) struct Opened {
+    pub(crate) run: Arc<Run>,
+    /// What it runs in, if this request has begun it.
+    task: Option<JoinHandle<Arc<Answer>>>,
+}
+
+/// What a request says about itself, apart from what is to be run.
+struct Asked {
+    worker: WorkerId,
+    trace: TraceId,
+    arrival: Instant,
+    key: Option<Key>,
+    lifetime: Lifetime,
+    /// Whether its events are wanted from the beginning.
+    record: bool,
+    warnings: Vec<String>,
+}
+
+/// An idempotency key, and what it was given for.
+struct Key {
+    key: String,
+    digest: u128,
+}
+
+impl ToolExecutor {
+    /// Runs one tool.
+    ///
+    /// A caller that stops waiting cancels the call, unless the request has an idempotency key: then it lives on for
+    /// [`TimeLimits::reattach`](crate::executor::TimeLimits), to be joined again. With `detached` the answer comes at once, and
+    /// its `data` is the run. Must be called within a tokio runtime; the tool runs on it.
+    pub async fn execute(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Arc<Answer> {
+        self.execute_since(Instant::now(), request, warnings).await
+    }
+
+    /// Runs one tool for a request that arrived some time ago.
+    pub(crate) async fn execute_since(
+        self: &Arc<Self>,
+        arrival: Instant,
+        request: ExecuteRequest,
+        warnings: Vec<String>,
+    ) -> Arc<Answer> {
+        if request.idempotency_key.is_none() && !request.detached {
+            return match self.open_call(arrival, request, false, warnings) {
+                Ok(opened) => self.answer_to_caller(opened).await,
+                Err(refusal) => refusal,
+            };
+        }
+        let limit = positive(request.timeout).ok().flatten().unwrap_or(self.limits.max).min(self.limits.max);
+        let detached = request.detached;
+        let open = || self.open_call(arrival, request.clone(), false, warnings.clone());
+        if detached { self.detach(open) } else { self.joined(arrival, limit, open).await }
+    }
+
+    /// Runs one tool; its events are read from the beginning.
+    ///
+    /// # Errors
+    /// The answer of a request that begins no run.
+    pub fn stream(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Result<Reader, Arc<Answer>> {
+        let opened = self.open_call(Instant::now(), request, true, warnings)?;
+        Ok(opened.run.read_after(0, &self.runs.budget, &self.runtime))
+    }
+
+    /// Runs the actions of a batch; its `data` is a [`BatchResult`](sandbox_types::BatchResult).
+    ///
+    /// Code 0 when all succeeded, [`ErrorCode::PARTIAL_FAILURE`] when some did, [`ErrorCode::ALL_REQUESTS_FAILED`] when none did.
+    pub async fn execute_batch(self: &Arc<Self>, request: BatchRequest, warnings: Vec<String>) -> Arc<Answer> {
+        let arrival = Instant::now();
+        if request.idempotency_key.is_none() {
+            return match self.open_batch(arrival, request, false, warnings) {
+                Ok(opened) => self.answer_to_caller(opened).await,
+                Err(refusal) => refusal,
+            };
+        }
+        // A batch ends by the limits of its actions; a duplicate waits as long.
+        let limit = self.longest_call() * u32::try_from(request.actions.len().max(1)).unwrap_or(u32::MAX);
+        let open = || self.open_batch(arrival, request.clone(), false, warnings.clone());
+        self.joined(arrival, limit, open).await
+    }
+
+    /// Runs the actions of a batch; the events of all are read from the beginning.
+    ///
+    /// # Errors
+    /// The answer of a request that begins no run.
+    pub fn stream_batch(self: &Arc<Self>, request: BatchRequest, warnings: Vec<String>) -> Result<Reader, Arc<Answer>> {
+        let opened = self.open_batch(Instant::now(), request, true, warnings)?;
+        Ok(opened.run.read_after(0, &self.runs.budget, &self.runtime))
+    }
+
+    fn open_call(
+        self: &Arc<Self>,
+        arrival: Instant,
+        mut request: ExecuteRequest,
+        record: bool,
+        warnings: Vec<String>,
+    ) -> Result<Opened, Arc<Answer>> {
+        // Of what is asked for: a client that asks again may do so under another trace and with less time.
+        let key = request.idempotency_key.take().map(|key| {
+            let params = request.params.as_deref().map(RawValue::get);
+            let asked = (&request.action, params, &request.session, &request.session_id, request.session_mode);
+            Key { key, digest: digest(&asked) }
+        });
+        let asked = Asked {
+            worker: request.worker_id.clone(),
+            trace: request.trace_id.take().unwrap_or_else(new_trace),
+            arrival,
+            lifetime: self.lifetime(request.detached, key.is_some() || record),
+            key,
+            // A detached run will be asked what it did meanwhile.
+            record: record || request.detached,
+            warnings,
+        };
+        match self.prepare(request, asked.trace.clone(), arrival, asked.lifetime, asked.warnings.clone()) {
+            Ok((run, job)) => self.open(asked, run, self.clone().call(job)),
+            Err(error) => Err(asked.refused(&error)),
+        }
+    }
+
+    fn open_batch(
+        self: &Arc<Self>,
+        arrival: Instant,
+        mut request: BatchRequest,
+        record: bool,
+        warnings: Vec<String>,
+    ) -> Result<Opened, Arc<Answer>> {
+        let key = request.idempotency_key.take().map(|key| {
+            let digest = digest(&(&request.actions, request.parallel, request.stop_on_error));
+            Key { key, digest }
+        });
+        let asked = Asked {
+            worker: request.worker_id.clone(),
+            trace: request.trace_id.take().unwrap_or_else(new_trace),
+            arrival,
+            lifetime: self.lifetime(false, key.is_some() || record),
+            key,
+            record,
+            warnings,
+        };
+        match self.prepare_batch(&request, asked.trace.clone(), arrival, asked.lifetime) {
+            Ok(run) => {
+                let work = self.clone().call_batch(run.clone(), request, asked.trace.clone(), asked.warnings.clone());
+                self.open(asked, run, work)
+            }
+            Err(error) => Err(asked.refused(&error)),
+        }
+    }
+
+    fn lifetime(&self, detached: bool, shared: bool) -> Lifetime {
+        match (detached, shared) {
+            (true, _) => Lifetime::Detached,
+            (false, true) => Lifetime::Reattach(self.limits.reattach),
+            (false, false) => Lifetime::Caller,
+        }
+    }
+
+    /// Begins a run, unless one with its key runs or ran.
+    ///
+    /// It has a task of its own on the caller's runtime: whoever waits for it may go away, it is never dropped midway.
+    fn open(
+        self: &Arc<Self>,
+        asked: Asked,
+        run: Arc<Run>,
+        work: impl Future<Output = Answer> + Send + 'static,
+    ) -> Result<Opened, Arc<Answer>> {
+        if let Some(Key { key, digest }) = &asked.key {
+            match self.idempotency.begin(&asked.worker, key, *digest, &run) {
+                Ok(Begin::Run) => {}
+                Ok(Begin::Join(run)) => return Ok(Opened { run, task: None }),
+                Ok(Begin::Replay(answer)) => {
+                    let run = Run::of_answer(asked.worker, run.subject.clone(), answer);
+                    return Ok(Opened { run, task: None });
+                }
+                Err(error) => return Err(asked.refused(&error)),
+            }
+        }
+        if self.draining() {
+            let refusal = asked.refused(&ToolError::shutting_down());
+            if let Some(Key { key, .. }) = &asked.key {
+                self.idempotency.end(&asked.worker, key, &refusal);
+            }
+            return Err(refusal);
+        }
+        if asked.record {
+            run.events().record(&self.runs.budget);
+        }
+        if run.is_shared() {
+            self.runs.list(&run);
+        }
+        let (executor, own) = (self.clone(), run.clone());
+        let Asked { trace, arrival, key, .. } = asked;
+        let task = self.calls.spawn(async move {
+            let mut answer = caught(work, trace, arrival).await;
+            if own.is_shared() {
+                answer.meta.run_id = own.id().cloned();
+            }
+            let answer = Arc::new(answer);
+            // First: who waited for an answer that is not its own looks for the key again.
+            if let Some(Key { key, .. }) = &key {
+                executor.idempotency.end(&own.worker, key, &answer);
+            }
+            own.end(&answer);
+            executor.runs.ended(&own);
+            answer
+        });
+        Ok(Opened { run, task: Some(task) })
+    }
+
+    /// The answer of a run that is its caller's alone: it ends when the caller leaves.
+    async fn answer_to_caller(&self, opened: Opened) -> Arc<Answer> {
+        let Opened { run, task } = opened;
+        let guard = DisconnectGuard(Some(run.control.clone()));
+        let answer = match task {
+            Some(task) => task.await.ok(),
+            None => run.outcome().await,
+        };
+        guard.disarm();
+        answer.unwrap_or_else(|| Arc::new(cut_off(&run)))
+    }
+
+    /// The answer of a run that others may wait for too.
+    async fn joined(
+        &self,
+        arrival: Instant,
+        limit: Duration,
+        open: impl Fn() -> Result<Opened, Arc<Answer>>,
+    ) -> Arc<Answer> {
+        loop {
+            let Opened { run, task } = match open() {
+                Ok(opened) => opened,
+                Err(refusal) => return refusal,
+            };
+            let _listening = run.listen(&self.runtime);
+            let own = task.is_some();
+            let answer = match task {
+                Some(task) => task.await.ok(),
+                // The call that runs ends by limits of its own; one that only joined it waits as long as its request says.
+                None => match tokio::time::timeout_at(arrival + limit, run.outcome()).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        let message = "the request with this idempotency_key is still running";
+                        let meta = meta(None, new_trace(), arrival, Vec::new());
+                        return Arc::new(failure(&ToolError::new(ErrorCode::TIMEOUT_ERROR, message), meta));
+                    }
+                },
+            };
+            let Some(answer) = answer else { return Arc::new(cut_off(&run)) };
+            // An answer of a call that was never entered is for its own caller only; another one may do better.
+            if own || answer.meta.executed {
+                return answer;
+            }
+        }
+    }
+
+    /// The answer to a request that does not wait: its run.
+    fn detach(&self, open: impl Fn() -> Result<Opened, Arc<Answer>>) -> Arc<Answer> {
+        let run = match open() {
+            Ok(opened) => opened.run,
+            Err(refusal) => return refusal,
+        };
+        let info = run.info(false).and_then(|info| {
+            serde_json::value::to_raw_value(&info)
+                .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))
+        });
+        let meta = meta(None, run.trace().clone(), run.arrival, Vec::new());
+        Arc::new(match info {
+            Ok(data) => {
+                let mut answer = success(data, meta);
+                answer.meta.run_id = run.id().cloned();
+                answer
+            }
+            Err(error) => failure(&error, meta),
+        })
+    }
+}
+
+impl Asked {
+    fn refused(&self, error: &ToolError) -> Arc<Answer> {
+        let meta = meta(None, self.trace.clone(), self.arrival, self.warnings.clone());
+        Arc::new(refused(error, meta, &self.worker))
+    }
+}
+
+/// The answer of a run whose task was dropped with its runtime.
+fn cut_off(run: &Run) -> Answer {
+    failure(&ToolError::shutting_down(), meta(None, run.trace().clone(), run.arrival, Vec::new()))
+}
+
+/// Tells requests under one key apart.
+fn digest(request: &impl serde::Serialize) -> u128 {
+    let text = serde_json::to_vec(request).unwrap_or_default();
+    let half = |seed| u128::from(ahash::RandomState::with_seeds(seed, 3, 5, 7).hash_one(&text));
+    (half(1) << 64) | half(2)
+}

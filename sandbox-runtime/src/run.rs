@@ -1,0 +1,411 @@
+//! A run: one execution of a tool, or of a batch, apart from the connection that asked for it.
+
+use std::{
+    future::{Future, poll_fn},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use sandbox_types::{ErrorCode, RunId, RunInfo, RunState, SessionId, StartEvent, TraceId, WaitingFor, WorkerId};
+use tokio::{runtime::Handle, time::Instant};
+
+pub use crate::events::Event;
+use crate::{
+    answer::Answer,
+    error::{Result, ToolError},
+    events::{Budget, EventLog, START},
+    registry::ToolEntry,
+    supervise::{CallControl, Cause},
+    time::rfc3339,
+};
+
+/// One execution of a tool, or of a batch.
+pub(crate) struct Run {
+    /// Given when the run is listed.
+    id: OnceLock<RunId>,
+    pub(crate) worker: WorkerId,
+    pub(crate) subject: Subject,
+    trace: TraceId,
+    pub(crate) arrival: Instant,
+    pub(crate) control: Arc<CallControl>,
+    pub(crate) lifetime: Lifetime,
+    /// Microseconds since the arrival at which it began, and three bits of what it is.
+    phase: AtomicU64,
+    session: OnceLock<SessionId>,
+    events: Mutex<EventLog>,
+    ended: OnceLock<Ended>,
+    listeners: AtomicUsize,
+    /// How often someone began to listen or the last one left: a timer of an earlier absence must not end a later one.
+    turns: AtomicUsize,
+}
+
+/// What is executed.
+#[derive(Clone)]
+pub(crate) enum Subject {
+    Tool(Arc<ToolEntry>),
+    /// So many actions.
+    Batch(usize),
+}
+
+/// How long a run lives without anyone who waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// As long as its caller waits; nobody else gets its answer.
+    Caller,
+    /// So long after the last one who listened has left.
+    Reattach(Duration),
+    /// To its end.
+    Detached,
+}
+
+/// How a run ended.
+struct Ended {
+    at: Instant,
+    code: ErrorCode,
+    /// Of a plain call its caller has it, and nobody else.
+    answer: Option<Arc<Answer>>,
+}
+
+const RUNNING: u64 = 5;
+
+impl Run {
+    pub(crate) fn new(
+        worker: WorkerId,
+        subject: Subject,
+        trace: TraceId,
+        arrival: Instant,
+        lifetime: Lifetime,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: OnceLock::new(),
+            worker,
+            subject,
+            trace,
+            arrival,
+            control: CallControl::new(),
+            lifetime,
+            phase: AtomicU64::new(0),
+            session: OnceLock::new(),
+            events: Mutex::default(),
+            ended: OnceLock::new(),
+            listeners: AtomicUsize::new(0),
+            turns: AtomicUsize::new(0),
+        })
+    }
+
+    /// A run that is over, for an answer that is kept: its stream has a beginning and an end.
+    pub(crate) fn of_answer(worker: WorkerId, subject: Subject, answer: Arc<Answer>) -> Arc<Self> {
+        let trace = answer.meta.trace_id.clone().unwrap_or_else(crate::resource::new_trace);
+        let run = Self::new(worker, subject, trace, Instant::now(), Lifetime::Detached);
+        if let Some(id) = &answer.meta.run_id {
+            let _ = run.id.set(id.clone());
+        }
+        let _ = run.ended.set(Ended { at: Instant::now(), code: answer.code, answer: Some(answer) });
+        run
+    }
+
+    pub(crate) fn trace(&self) -> &TraceId {
+        &self.trace
+    }
+
+    pub(crate) fn id(&self) -> Option<&RunId> {
+        self.id.get()
+    }
+
+    /// Gives it an id, unless it has one.
+    pub(crate) fn name(&self, make: impl FnOnce() -> RunId) {
+        self.id.get_or_init(make);
+    }
+
+    /// Whether others than its caller can have its answer.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.lifetime != Lifetime::Caller
+    }
+
+    pub(crate) fn events(&self) -> MutexGuard<'_, EventLog> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the log, and wakes those who wait for news. After the end nothing is said any more.
+    pub(crate) fn report(&self, change: impl FnOnce(&mut EventLog)) {
+        let wakers = {
+            let mut events = self.events();
+            if self.ended.get().is_some() {
+                return;
+            }
+            change(&mut events);
+            events.take_wakers()
+        };
+        for (_, waker) in wakers {
+            waker.wake();
+        }
+    }
+
+    /// It waits before its tool is entered.
+    pub(crate) fn waits_for(&self, what: WaitingFor) {
+        let code = match what {
+            WaitingFor::Resource => 1,
+            WaitingFor::SessionCreation => 2,
+            WaitingFor::Session => 3,
+            WaitingFor::Turn => 4,
+        };
+        self.set_phase(code, self.arrival.elapsed());
+    }
+
+    /// Its tool was entered so long after the arrival.
+    pub(crate) fn runs_since(&self, entered: Duration) {
+        self.set_phase(RUNNING, entered);
+    }
+
+    fn set_phase(&self, code: u64, since: Duration) {
+        let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        self.phase.store(micros << 3 | code, Ordering::Relaxed);
+    }
+
+    /// The session that it runs on.
+    pub(crate) fn uses(&self, session: &SessionId) {
+        let _ = self.session.set(session.clone());
+    }
+
+    /// It is over. The first end counts.
+    pub(crate) fn end(&self, answer: &Arc<Answer>) {
+        let mut wakers = Vec::new();
+        {
+            let mut events = self.events();
+            events.end_outputs(None);
+            // Under the lock: a reader that finds no end has left its waker.
+            let kept = self.is_shared() || events.is_recording();
+            let ended = Ended { at: Instant::now(), code: answer.code, answer: kept.then(|| answer.clone()) };
+            if self.ended.set(ended).is_ok() {
+                wakers = events.take_wakers();
+            }
+        }
+        for (_, waker) in wakers {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn ended_at(&self) -> Option<Instant> {
+        self.ended.get().map(|ended| ended.at)
+    }
+
+    /// The answer, if it has ended and the answer is kept.
+    pub(crate) fn answer(&self) -> Option<&Arc<Answer>> {
+        self.ended.get().and_then(|ended| ended.answer.as_ref())
+    }
+
+    /// Asks it to end; whether it still ran.
+    pub(crate) fn cancel(&self) -> bool {
+        let running = self.ended.get().is_none();
+        if running {
+            self.control.fire(Cause::Cancelled);
+        }
+        running
+    }
+
+    fn state(&self) -> (RunState, Option<WaitingFor>, Instant) {
+        if let Some(ended) = self.ended.get() {
+            let state = match ended.code {
+                ErrorCode::SUCCESS => RunState::Succeeded,
+                ErrorCode::CANCELLED => RunState::Cancelled,
+                _ => RunState::Failed,
+            };
+            return (state, None, ended.at);
+        }
+        let phase = self.phase.load(Ordering::Relaxed);
+        let since = self.arrival + Duration::from_micros(phase >> 3);
+        let waiting_for = match phase & 7 {
+            RUNNING => return (RunState::Running, None, since),
+            1 => Some(WaitingFor::Resource),
+            2 => Some(WaitingFor::SessionCreation),
+            3 => Some(WaitingFor::Session),
+            4 => Some(WaitingFor::Turn),
+            _ => None,
+        };
+        (RunState::Waiting, waiting_for, since)
+    }
+
+    fn tool_and_actions(&self) -> (Option<String>, Option<usize>) {
+        match &self.subject {
+            Subject::Tool(tool) => (Some(tool.full_name.clone()), None),
+            Subject::Batch(actions) => (None, Some(*actions)),
+        }
+    }
+
+    fn known_id(&self) -> Result<RunId> {
+        self.id.get().cloned().ok_or_else(|| ToolError::new(ErrorCode::INTERNAL_ERROR, "the run is not listed"))
+    }
+
+    /// As clients see it.
+    ///
+    /// # Errors
+    /// It is not listed.
+    pub(crate) fn info(&self, with_answer: bool) -> Result<RunInfo<&Answer>> {
+        let (state, waiting_for, since) = self.state();
+        let (tool, actions) = self.tool_and_actions();
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let time = |at: Instant| rfc3339(clock - now.saturating_duration_since(at));
+        let last_event_id = {
+            let events = self.events();
+            if events.is_recording() { events.last_id() + u64::from(state.ended()) } else { 0 }
+        };
+        Ok(RunInfo {
+            run_id: self.known_id()?,
+            tool,
+            actions,
+            session_id: self.session.get().cloned(),
+            trace_id: self.trace.clone(),
+            state,
+            waiting_for,
+            since: time(since),
+            started_at: time(self.arrival),
+            detached: self.lifetime == Lifetime::Detached,
+            last_event_id,
+            answer: self.answer().filter(|_| with_answer).map(|answer| &**answer),
+        })
+    }
+
+    /// Bytes that its end made lasting, beside its ring.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        self.answer().map_or(0, |answer| answer.data.as_ref().map_or(0, |data| data.get().len()))
+    }
+
+    /// Someone listens from now on.
+    pub(crate) fn listen(self: &Arc<Self>, runtime: &Handle) -> Listening {
+        self.turns.fetch_add(1, Ordering::AcqRel);
+        self.listeners.fetch_add(1, Ordering::AcqRel);
+        Listening { run: self.clone(), runtime: runtime.clone() }
+    }
+
+    /// A reader of everything after the event `seen`.
+    pub(crate) fn read_after(self: &Arc<Self>, seen: u64, budget: &Arc<Budget>, runtime: &Handle) -> Reader {
+        let number = {
+            let mut events = self.events();
+            if self.ended.get().is_none() {
+                events.record(budget);
+            }
+            events.new_reader()
+        };
+        Reader { number, seen, ended: false, listening: self.listen(runtime) }
+    }
+
+    /// Waits for the end; `None` for a run whose answer is not kept.
+    pub(crate) async fn outcome(self: &Arc<Self>) -> Option<Arc<Answer>> {
+        let mut waiter = Waiter { run: self, number: self.events().new_reader() };
+        poll_fn(|context| waiter.poll(context)).await;
+        self.answer().cloned()
+    }
+}
+
+struct Waiter<'a> {
+    run: &'a Run,
+    number: u64,
+}
+
+impl Waiter<'_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut events = self.run.events();
+        if self.run.ended.get().is_some() {
+            return Poll::Ready(());
+        }
+        events.wake_later(self.number, context.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.run.events().forget_reader(self.number);
+    }
+}
+
+/// Someone waits for a run. When the last one leaves, the run lives on for as long as its lifetime says.
+pub(crate) struct Listening {
+    pub(crate) run: Arc<Run>,
+    runtime: Handle,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let last = self.run.listeners.fetch_sub(1, Ordering::AcqRel) == 1;
+        let Lifetime::Reattach(patience) = self.run.lifetime else { return };
+        if !last || self.run.ended.get().is_some() {
+            return;
+        }
+        if patience.is_zero() {
+            self.run.control.disconnect();
+            return;
+        }
+        let (run, end) = (self.run.clone(), Instant::now() + patience);
+        // Counted here: by the first poll of the task someone may have come and gone.
+        let absence = run.turns.fetch_add(1, Ordering::AcqRel) + 1;
+        self.runtime.spawn(async move {
+            tokio::time::sleep_until(end).await;
+            if run.listeners.load(Ordering::Acquire) == 0 && run.turns.load(Ordering::Acquire) == absence {
+                run.control.disconnect();
+            }
+        });
+    }
+}
+
+/// Reads the events of a run at its own pace; what is no longer kept when it comes by is a `gap`.
+pub struct Reader {
+    number: u64,
+    /// Id of the last event taken.
+    seen: u64,
+    ended: bool,
+    listening: Listening,
+}
+
+impl Reader {
+    /// About how much a reader takes at once.
+    const AT_ONCE_BYTES: usize = 32 * 1024;
+
+    /// The events that are there; none after the last one.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Vec<Event>> {
+        let run = &self.listening.run;
+        let mut take = Vec::new();
+        if self.ended {
+            return Poll::Ready(take);
+        }
+        if self.seen < START
+            && let Some(run_id) = run.id.get().cloned()
+        {
+            let (tool, actions) = run.tool_and_actions();
+            let start = StartEvent { run_id, tool, actions, trace_id: run.trace.clone() };
+            take.push(Event::new(START, "start", &start));
+            self.seen = START;
+        }
+        let answer = {
+            let mut events = run.events();
+            self.seen = events.read(self.seen, Self::AT_ONCE_BYTES, &mut take);
+            let ended = run.ended.get().filter(|_| self.seen == events.last_id());
+            self.ended = ended.is_some();
+            if take.is_empty() && !self.ended {
+                events.wake_later(self.number, context.waker());
+                return Poll::Pending;
+            }
+            ended.and_then(|ended| ended.answer.clone())
+        };
+        if let Some(answer) = answer {
+            let name = if answer.success { "result" } else { "error" };
+            take.push(Event::new(self.seen + 1, name, &*answer));
+        }
+        Poll::Ready(take)
+    }
+
+    /// Waits for events; none after the last one.
+    pub fn next(&mut self) -> impl Future<Output = Vec<Event>> {
+        poll_fn(|context| self.poll_next(context))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.listening.run.events().forget_reader(self.number);
+    }
+}

@@ -1,0 +1,331 @@
+//! The runs that clients can ask for: those that run, and for a while those that ended.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sandbox_types::{ErrorCode, RunId, RunInfo, WorkerId};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    answer::Answer,
+    error::{Result, ToolError},
+    events::Budget,
+    executor::ToolExecutor,
+    nearest::shown,
+    run::{Reader, Run},
+};
+
+/// How long a run is kept after its end.
+const KEPT: Duration = Duration::from_mins(10);
+/// Plain calls of one worker that are kept after their ends, without their answers.
+const MAX_PLAIN_OF_WORKER: usize = 32;
+/// Plain calls that one shard keeps after their ends.
+const MAX_PLAIN_OF_SHARD: usize = 1_000;
+/// Runs of one worker that are kept after their ends: each look-up goes through them.
+const MAX_OF_WORKER: usize = 1_000;
+/// What a run takes beside its ring and its answer.
+const RUN_OVERHEAD: usize = 1_024;
+const SHARDS: usize = 16;
+
+/// The runs by worker.
+pub(crate) struct RunStore {
+    pub(crate) budget: Arc<Budget>,
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    incarnation: u32,
+    next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shard {
+    workers: HashMap<WorkerId, Mine>,
+    /// Ended plain calls, oldest first; some may be forgotten already.
+    plain: VecDeque<(WorkerId, u64)>,
+}
+
+/// The runs of one worker.
+#[derive(Default)]
+struct Mine {
+    /// In the order in which they were listed.
+    runs: BTreeMap<u64, Kept>,
+    /// Ended ones with their answers, in the order of their ends.
+    answered: VecDeque<u64>,
+    /// Ended plain calls, in the order of their ends.
+    plain: VecDeque<u64>,
+    /// What the ended ones take.
+    bytes: usize,
+}
+
+struct Kept {
+    run: Arc<Run>,
+    /// Set at its end: what it takes of the budget, beside its ring.
+    bytes: Option<usize>,
+}
+
+impl RunStore {
+    /// A store whose rings and answers take about `max_bytes`, a ring at most `ring_bytes`.
+    pub(crate) fn new(incarnation: u32, max_bytes: usize, ring_bytes: usize) -> Self {
+        Self {
+            budget: Budget::new(max_bytes, ring_bytes),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            incarnation,
+            next: AtomicU64::new(0),
+        }
+    }
+
+    fn shard_at(&self, index: usize) -> MutexGuard<'_, Shard> {
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index_of(&self, worker: &WorkerId) -> usize {
+        usize::try_from(self.hasher.hash_one(worker) % SHARDS as u64).unwrap_or_default()
+    }
+
+    fn shard(&self, worker: &WorkerId) -> MutexGuard<'_, Shard> {
+        self.shard_at(self.index_of(worker))
+    }
+
+    /// Lists a run, under an id of its own, unless it is listed or has ended.
+    pub(crate) fn list(&self, run: &Arc<Run>) {
+        if run.id().is_some() {
+            return;
+        }
+        let mut shard = self.shard(&run.worker);
+        let mut new = false;
+        run.name(|| {
+            new = true;
+            self.new_id()
+        });
+        if new {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let mine = shard.workers.entry(run.worker.clone()).or_default();
+            mine.runs.insert(number, Kept { run: run.clone(), bytes: None });
+        }
+    }
+
+    fn new_id(&self) -> RunId {
+        // Unguessable: whoever knows it and names the worker can cancel the run.
+        let random = |_: ()| getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
+        let text = format!("run_{:08x}{:016x}{:016x}", self.incarnation, random(()), random(()));
+        RunId::parse(&text).unwrap_or_else(|_| unreachable!("hex is a valid id"))
+    }
+
+    /// A listed run has ended: it is kept for a while.
+    pub(crate) fn ended(&self, run: &Arc<Run>) {
+        if run.id().is_none() {
+            return;
+        }
+        let index = self.index_of(&run.worker);
+        // Dropped with no shard locked, here and below: an answer may be large.
+        let forgotten = self.shard_at(index).keep(run, &self.budget);
+        drop(forgotten);
+        let mut shards = (0..SHARDS).map(|step| (index + step) % SHARDS);
+        let mut at = shards.next();
+        while self.budget.is_exceeded()
+            && let Some(index) = at
+        {
+            let forgotten = self.shard_at(index).forget_oldest(&self.budget);
+            if forgotten.is_none() {
+                at = shards.next();
+            }
+        }
+    }
+
+    /// A worker's run.
+    ///
+    /// # Errors
+    /// The worker has none with this id, or has none any more.
+    pub(crate) fn find(&self, worker: &WorkerId, id: &str) -> Result<Arc<Run>> {
+        let shard = self.shard(worker);
+        let runs = shard.workers.get(worker).into_iter().flat_map(|mine| mine.runs.values());
+        if let Some(kept) = runs.into_iter().find(|kept| kept.run.id().is_some_and(|own| own.as_str() == id)) {
+            return Ok(kept.run.clone());
+        }
+        let message = format!("the worker has no run `{}`; ended ones are kept for ten minutes", shown(id));
+        let error = ToolError::new(ErrorCode::NOT_FOUND, message);
+        let hex = id.strip_prefix("run_").filter(|hex| hex.len() == 40 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let incarnation = hex.and_then(|hex| u32::from_str_radix(hex.get(..8)?, 16).ok());
+        Err(match incarnation {
+            Some(other) if other != self.incarnation => error.with_reason("server_restarted"),
+            _ => error,
+        })
+    }
+
+    /// A worker's runs, the latest first.
+    pub(crate) fn of(&self, worker: &WorkerId) -> Vec<Arc<Run>> {
+        let shard = self.shard(worker);
+        let mine = shard.workers.get(worker);
+        mine.into_iter().flat_map(|mine| mine.runs.values().rev().map(|kept| kept.run.clone())).collect()
+    }
+
+    /// Forgets what ended more than ten minutes ago.
+    pub(crate) fn sweep(&self) {
+        for index in 0..SHARDS {
+            let forgotten = self.shard_at(index).forget_old(&self.budget);
+            drop(forgotten);
+        }
+    }
+}
+
+impl ToolExecutor {
+    /// A worker's runs, the latest first: those that run, and for ten minutes those that ended.
+    ///
+    /// A call that never had to wait is not listed.
+    pub fn list_runs(&self, worker: &WorkerId) -> Value {
+        let runs = self.runs.of(worker);
+        let runs: Vec<RunInfo<&Answer>> = runs.iter().filter_map(|run| run.info(false).ok()).collect();
+        json!({ "worker_id": worker, "count": runs.len(), "runs": runs })
+    }
+
+    /// How far a worker's run is, and its answer once it has ended; waits for the end if it is told to.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] when the worker has no such run.
+    pub async fn show_run(&self, worker: &WorkerId, id: &str, wait: Duration) -> Result<Box<RawValue>> {
+        let run = self.runs.find(worker, id)?;
+        if !wait.is_zero() {
+            let _listening = run.listen(&self.runtime);
+            let _ = tokio::time::timeout(wait, run.outcome()).await;
+        }
+        let info = run.info(true)?;
+        serde_json::value::to_raw_value(&info)
+            .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))
+    }
+
+    /// Asks a worker's run to end; its tool is told at once.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] when the worker has no such run.
+    pub fn cancel_run(&self, worker: &WorkerId, id: &str) -> Result<Value> {
+        let run = self.runs.find(worker, id)?;
+        let cancelled = run.cancel();
+        let mut info = serde_json::to_value(run.info(false)?)
+            .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))?;
+        info["cancelled"] = cancelled.into();
+        Ok(info)
+    }
+
+    /// Reads the events of a worker's run after the one with the id `seen`, 0: from the beginning; none when that was the
+    /// last one.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] when the worker has no such run, or its answer is not kept;
+    /// [`ErrorCode::INVALID_INPUT`] when there is no such event.
+    pub fn read_run(&self, worker: &WorkerId, id: &str, seen: u64) -> Result<Option<Reader>> {
+        let run = self.runs.find(worker, id)?;
+        let ended = run.ended_at().is_some();
+        if ended && run.answer().is_none() {
+            let message = "the run is over, and the answer of a plain call goes to its caller alone";
+            return Err(ToolError::new(ErrorCode::NOT_FOUND, message).with_reason("not_kept"));
+        }
+        let last = run.events().last_id();
+        if ended && seen == last + 1 {
+            return Ok(None);
+        }
+        if seen > last {
+            let expected = format!("the id of an event of this run, at most {last}");
+            return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "Last-Event-ID", expected, seen.to_string()));
+        }
+        Ok(Some(run.read_after(seen, &self.runs.budget, &self.runtime)))
+    }
+}
+
+impl Shard {
+    fn keep(&mut self, run: &Arc<Run>, budget: &Budget) -> Vec<Arc<Run>> {
+        let Some(mine) = self.workers.get_mut(&run.worker) else { return Vec::new() };
+        let own = mine.runs.iter_mut().rev().find(|(_, kept)| Arc::ptr_eq(&kept.run, run));
+        let Some((number, kept)) = own.filter(|(_, kept)| kept.bytes.is_none()) else { return Vec::new() };
+        let (number, bytes) = (*number, RUN_OVERHEAD + run.answer_bytes());
+        kept.bytes = Some(bytes);
+        budget.add(bytes);
+        mine.bytes += bytes + run.events().bytes();
+        let mut forgotten = Vec::new();
+        if run.answer().is_some() {
+            mine.answered.push_back(number);
+            // What one worker keeps must not be what no other can.
+            while mine.answered.len() > 1 && (mine.bytes > budget.max_bytes / 2 || mine.answered.len() > MAX_OF_WORKER)
+            {
+                forgotten.extend(mine.forget_oldest(budget));
+            }
+            return forgotten;
+        }
+        mine.plain.push_back(number);
+        if mine.plain.len() > MAX_PLAIN_OF_WORKER
+            && let Some(oldest) = mine.plain.pop_front()
+        {
+            forgotten.extend(mine.forget(oldest, budget));
+        }
+        self.plain.push_back((run.worker.clone(), number));
+        if self.plain.len() > MAX_PLAIN_OF_SHARD
+            && let Some((worker, number)) = self.plain.pop_front()
+            && let Some(mine) = self.workers.get_mut(&worker)
+            && mine.plain.front() == Some(&number)
+        {
+            mine.plain.pop_front();
+            forgotten.extend(mine.forget(number, budget));
+            self.drop_if_empty(&worker);
+        }
+        forgotten
+    }
+
+    /// Forgets the one with an answer that ended first.
+    fn forget_oldest(&mut self, budget: &Budget) -> Option<Arc<Run>> {
+        let first = |mine: &Mine| mine.runs.get(mine.answered.front()?)?.run.ended_at();
+        let oldest = self.workers.iter().filter_map(|(worker, mine)| Some((first(mine)?, worker))).min();
+        let worker = oldest.map(|(_, worker)| worker.clone())?;
+        let forgotten = self.workers.get_mut(&worker).and_then(|mine| mine.forget_oldest(budget));
+        self.drop_if_empty(&worker);
+        forgotten
+    }
+
+    fn forget_old(&mut self, budget: &Budget) -> Vec<Arc<Run>> {
+        let mut forgotten = Vec::new();
+        self.workers.retain(|_, mine| {
+            while mine.is_old(mine.answered.front()) {
+                forgotten.extend(mine.forget_oldest(budget));
+            }
+            while mine.is_old(mine.plain.front())
+                && let Some(oldest) = mine.plain.pop_front()
+            {
+                forgotten.extend(mine.forget(oldest, budget));
+            }
+            !mine.runs.is_empty()
+        });
+        forgotten
+    }
+
+    fn drop_if_empty(&mut self, worker: &WorkerId) {
+        if self.workers.get(worker).is_some_and(|mine| mine.runs.is_empty()) {
+            self.workers.remove(worker);
+        }
+    }
+}
+
+impl Mine {
+    fn is_old(&self, number: Option<&u64>) -> bool {
+        let ended_at = number.and_then(|number| self.runs.get(number)).and_then(|kept| kept.run.ended_at());
+        ended_at.is_some_and(|at| at.elapsed() > KEPT)
+    }
+
+    fn forget_oldest(&mut self, budget: &Budget) -> Option<Arc<Run>> {
+        let oldest = self.answered.pop_front()?;
+        self.forget(oldest, budget)
+    }
+
+    fn forget(&mut self, number: u64, budget: &Budget) -> Option<Arc<Run>> {
+        let kept = self.runs.remove(&number)?;
+        if let Some(bytes) = kept.bytes {
+            budget.give_back(bytes);
+            self.bytes -= bytes + kept.run.events().bytes();
+        }
+        Some(kept.run)
+    }
+}

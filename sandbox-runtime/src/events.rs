@@ -55,6 +55,10 @@ impl Budget {
     pub(crate) fn is_exceeded(&self) -> bool {
         self.held.load(Ordering::Relaxed) > self.max_bytes
     }
+
+    pub(crate) fn has_an_eighth_left(&self) -> bool {
+        self.held.load(Ordering::Relaxed) <= self.max_bytes - self.max_bytes / 8
+    }
 }
 
 /// One event of a run.
@@ -382,4 +386,143 @@ fn pieces(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
         data = rest;
         Some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::Ordering};
+
+    use serde_json::{Value, json};
+
+    use super::{Budget, Event, EventLog, MAX_OUTPUT_BYTES, SHORT_RING_BYTES, Source, cut_off, pieces};
+
+    fn recording(max_bytes: usize, ring_bytes: usize) -> (EventLog, Arc<Budget>) {
+        let budget = Budget::new(max_bytes, ring_bytes);
+        let mut log = EventLog::default();
+        log.record(&budget);
+        (log, budget)
+    }
+
+    fn read(log: &mut EventLog, seen: u64) -> Vec<Event> {
+        let mut take = Vec::new();
+        log.read(seen, usize::MAX, &mut take);
+        take
+    }
+
+    fn data(event: &Event) -> Value {
+        serde_json::from_slice(&event.data).expect("JSON")
+    }
+
+    #[test]
+    fn a_ring_stays_within_its_bound_and_tells_the_gap() {
+        let (mut log, budget) = recording(1 << 30, 10_000);
+        for _ in 0..1000 {
+            log.output(Source::default(), "out", &[b'x'; 100]);
+        }
+        assert!(log.bytes() <= 10_000 && log.bytes() > 9_000);
+        assert_eq!(budget.held.load(Ordering::Relaxed), log.bytes());
+        let events = read(&mut log, 1);
+        let first = events[1].id;
+        assert_eq!((events[0].name, data(&events[0])), ("gap", json!({ "from": 2, "to": first - 1 })));
+        assert_eq!(data(&events[1])["offset"], (first - 2) * 100);
+        assert_eq!(events.last().map(|event| event.id), Some(1001));
+        assert!(read(&mut log, 1001).is_empty());
+        drop(log);
+        assert_eq!(budget.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn when_all_rings_take_too_much_each_gets_short() {
+        let (mut log, budget) = recording(1_000_000, 900_000);
+        budget.add(500_000);
+        for _ in 0..1000 {
+            log.output(Source::default(), "out", &[b'x'; 1000]);
+        }
+        assert!(log.bytes() <= 500_000, "{}", log.bytes());
+        let (mut other, _) = (EventLog::default(), ());
+        budget.add(600_000);
+        other.record(&budget);
+        for _ in 0..1000 {
+            other.output(Source::default(), "out", &[b'x'; 1000]);
+        }
+        assert!(other.bytes() <= SHORT_RING_BYTES);
+    }
+
+    #[test]
+    fn of_progress_that_nobody_read_the_last_one_counts() {
+        let (mut log, _) = recording(1 << 20, 1 << 20);
+        for done in 0..10 {
+            log.progress(Source::default(), done, None, "");
+        }
+        let events = read(&mut log, 1);
+        assert_eq!((events.len(), events[0].id, data(&events[0])), (1, 2, json!({ "done": 9, "total": null })));
+        log.progress(Source::default(), 10, Some(20), "more");
+        log.progress(Source { index: Some(1), tool: None }, 1, None, "");
+        log.progress(Source { index: Some(1), tool: Some("a:b") }, 2, None, "");
+        let events = read(&mut log, 2);
+        assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(data(&events[1]), json!({ "done": 2, "total": null, "index": 1, "tool": "a:b" }));
+    }
+
+    #[test]
+    fn what_is_not_recorded_is_counted() {
+        let mut log = EventLog::default();
+        log.output(Source::default(), "out", b"abc");
+        log.progress(Source::default(), 1, None, "");
+        log.record(&Budget::new(1 << 20, 1 << 20));
+        log.output(Source::default(), "out", b"d");
+        let events = read(&mut log, 1);
+        assert_eq!((events[0].name, data(&events[0])), ("gap", json!({ "from": 2, "to": 3 })));
+        assert_eq!((events[1].id, data(&events[1])), (4, json!({ "stream": "out", "offset": 3, "data": "d" })));
+    }
+
+    #[test]
+    fn large_output_is_cut_between_characters() {
+        let text = "€".repeat(MAX_OUTPUT_BYTES);
+        let (mut log, _) = recording(1 << 30, 1 << 30);
+        log.output(Source::default(), "out", text.as_bytes());
+        let mut joined = String::new();
+        for event in read(&mut log, 1) {
+            let data = data(&event);
+            assert_eq!((&data["offset"], data.get("encoding")), (&json!(joined.len()), None));
+            joined.push_str(data["data"].as_str().expect("text"));
+        }
+        assert_eq!(joined, text);
+        let binary = vec![0x80; 3 * MAX_OUTPUT_BYTES + 1];
+        assert_eq!(pieces(&binary).map(<[u8]>::len).sum::<usize>(), binary.len(), "what is no text is cut anywhere");
+    }
+
+    #[test]
+    fn the_beginning_of_a_character_is_known() {
+        for (bytes, expected) in [
+            (&b"abc"[..], 0),
+            ("€".as_bytes(), 0),
+            (&"€".as_bytes()[..1], 1),
+            (&"a€".as_bytes()[..3], 2),
+            (&"😀".as_bytes()[..3], 3),
+            (&[0x80, 0x80, 0x80], 0),
+            (&[0xff], 0),
+            (&[], 0),
+        ] {
+            assert_eq!(cut_off(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn outputs_end_with_their_call() {
+        let (mut log, _) = recording(1 << 20, 1 << 20);
+        for index in [None, Some(0), Some(1)] {
+            log.output(Source { index, tool: None }, "out", &[b'a', 0xe2]);
+        }
+        log.end_outputs(Some(0));
+        assert_eq!((log.outputs.len(), read(&mut log, 4).len()), (2, 1));
+        log.end_outputs(None);
+        assert_eq!(log.outputs.len(), 1);
+    }
+
+    #[test]
+    fn json_of_a_tool_stands_on_one_line() {
+        let raw = serde_json::value::RawValue::from_string("{\n \"a\":\r \"x\\ny\"}".to_owned()).expect("JSON");
+        assert_eq!(&super::written(&raw)[..], br#"{  "a":  "x\ny"}"#);
+    }
 }

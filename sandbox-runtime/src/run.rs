@@ -409,3 +409,115 @@ impl Drop for Reader {
         self.listening.run.events().forget_reader(self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::Arc,
+        task::{Context, Poll, Waker},
+        time::Duration,
+    };
+
+    use sandbox_types::{ErrorCode, Meta, TraceId, WorkerId};
+    use tokio::{runtime::Handle, time::Instant};
+
+    use super::{Lifetime, Run, Subject};
+    use crate::{
+        answer::failure,
+        error::ToolError,
+        events::{Budget, Source},
+    };
+
+    const REATTACH: Duration = Duration::from_secs(30);
+
+    fn run(lifetime: Lifetime) -> Arc<Run> {
+        let worker = WorkerId::parse("w").expect("a good id");
+        let trace = TraceId::parse("t").expect("a good id");
+        let run = Run::new(worker, Subject::Batch(1), trace, Instant::now(), lifetime);
+        run.name(|| sandbox_types::RunId::parse("run_1").expect("a good id"));
+        run
+    }
+
+    fn end(run: &Run) {
+        run.end(&Arc::new(failure(&ToolError::new(ErrorCode::CANCELLED, "no"), Meta::default())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_visit_does_not_shorten_the_wait_that_begins_with_its_end() {
+        let run = run(Lifetime::Reattach(REATTACH));
+        let visit = || run.listen(&Handle::current());
+        // The first one leaves, and before the timer of its absence is polled the second one is there.
+        drop(visit());
+        let second = visit();
+        tokio::time::sleep(REATTACH.mul_f64(0.9)).await;
+        drop(second);
+        tokio::time::sleep(REATTACH.mul_f64(0.5)).await;
+        assert!(!run.control.cancel.is_cancelled(), "the wait began anew when the second one left");
+        let third = visit();
+        tokio::time::sleep(REATTACH * 2).await;
+        assert!(!run.control.cancel.is_cancelled(), "someone waits");
+        drop(third);
+        tokio::time::sleep(REATTACH.mul_f64(1.1)).await;
+        assert!(run.control.cancel.is_cancelled(), "nobody came back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_run_to_be_joined_again_ends_with_its_listeners() {
+        for (lifetime, cancelled) in [
+            (Lifetime::Detached, false),
+            (Lifetime::Caller, false),
+            (Lifetime::Reattach(Duration::ZERO), true),
+            (Lifetime::Reattach(REATTACH), true),
+        ] {
+            let run = run(lifetime);
+            drop(run.listen(&Handle::current()));
+            tokio::time::sleep(REATTACH * 2).await;
+            assert_eq!(run.control.cancel.is_cancelled(), cancelled, "{lifetime:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_reader_gets_every_event_and_the_end_once() {
+        let run = run(Lifetime::Detached);
+        let budget = Budget::new(1 << 20, 1 << 20);
+        let mut early = run.read_after(0, &budget, &Handle::current());
+        let names = |events: &[super::Event]| events.iter().map(|event| event.name).collect::<Vec<_>>();
+        assert_eq!(names(&early.next().await), ["start"]);
+        {
+            let mut waiting = pin!(early.next());
+            assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            run.report(|events| events.output(Source::default(), "out", b"a"));
+            assert_eq!(names(&waiting.await), ["output"]);
+        }
+        let outcome = tokio::spawn({
+            let run = run.clone();
+            async move { run.outcome().await }
+        });
+        tokio::task::yield_now().await;
+        end(&run);
+        run.report(|events| events.output(Source::default(), "out", b"too late"));
+        assert_eq!(names(&early.next().await), ["error"]);
+        assert!(early.next().await.is_empty() && early.next().await.is_empty());
+        let mut late = run.read_after(0, &budget, &Handle::current());
+        let events = late.next().await;
+        assert_eq!(names(&events), ["start", "output", "error"]);
+        assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(outcome.await.is_ok_and(|answer| answer.is_some_and(|answer| !answer.success)));
+    }
+
+    #[tokio::test]
+    async fn readers_that_leave_are_not_woken() {
+        let run = run(Lifetime::Detached);
+        let budget = Budget::new(1 << 20, 1 << 20);
+        let mut reader = run.read_after(1, &budget, &Handle::current());
+        assert!(matches!(reader.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+        assert!(matches!(reader.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+        {
+            let mut outcome = pin!(run.outcome());
+            assert!(outcome.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(reader);
+        assert!(run.events().take_wakers().is_empty());
+    }
+}

@@ -12,6 +12,7 @@ use std::{
 
 use sandbox_types::{ErrorCode, RunId, RunInfo, WorkerId};
 use serde_json::{Value, json, value::RawValue};
+use tokio::time::Instant;
 
 use crate::{
     answer::Answer,
@@ -127,15 +128,29 @@ impl RunStore {
         // Dropped with no shard locked, here and below: an answer may be large.
         let forgotten = self.shard_at(index).keep(run, &self.budget);
         drop(forgotten);
-        let mut shards = (0..SHARDS).map(|step| (index + step) % SHARDS);
-        let mut at = shards.next();
-        while self.budget.is_exceeded()
-            && let Some(index) = at
-        {
-            let forgotten = self.shard_at(index).forget_oldest(&self.budget);
-            if forgotten.is_none() {
-                at = shards.next();
+        if self.budget.is_exceeded() {
+            self.make_room();
+        }
+    }
+
+    /// Forgets those that ended first, until an eighth of the room is free: so it need not be done at each end.
+    fn make_room(&self) {
+        let mut ended: Vec<(Instant, usize, WorkerId, u64)> = Vec::new();
+        for index in 0..SHARDS {
+            for (worker, mine) in &self.shard_at(index).workers {
+                let at = |number: &u64| mine.runs.get(number)?.run.ended_at();
+                ended.extend(
+                    mine.answered.iter().filter_map(|number| Some((at(number)?, index, worker.clone(), *number))),
+                );
             }
+        }
+        ended.sort_unstable_by_key(|(at, ..)| *at);
+        for (_, index, worker, number) in ended {
+            if self.budget.has_an_eighth_left() {
+                return;
+            }
+            let forgotten = self.shard_at(index).forget_answered(&worker, number, &self.budget);
+            drop(forgotten);
         }
     }
 
@@ -166,11 +181,15 @@ impl RunStore {
         mine.into_iter().flat_map(|mine| mine.runs.values().rev().map(|kept| kept.run.clone())).collect()
     }
 
-    /// Forgets what ended more than ten minutes ago.
+    /// Forgets what ended more than ten minutes ago, and what there is no room for.
     pub(crate) fn sweep(&self) {
         for index in 0..SHARDS {
             let forgotten = self.shard_at(index).forget_old(&self.budget);
             drop(forgotten);
+        }
+        // By what running ones say.
+        if self.budget.is_exceeded() {
+            self.make_room();
         }
     }
 }
@@ -276,13 +295,11 @@ impl Shard {
         forgotten
     }
 
-    /// Forgets the one with an answer that ended first.
-    fn forget_oldest(&mut self, budget: &Budget) -> Option<Arc<Run>> {
-        let first = |mine: &Mine| mine.runs.get(mine.answered.front()?)?.run.ended_at();
-        let oldest = self.workers.iter().filter_map(|(worker, mine)| Some((first(mine)?, worker))).min();
-        let worker = oldest.map(|(_, worker)| worker.clone())?;
-        let forgotten = self.workers.get_mut(&worker).and_then(|mine| mine.forget_oldest(budget));
-        self.drop_if_empty(&worker);
+    fn forget_answered(&mut self, worker: &WorkerId, number: u64, budget: &Budget) -> Option<Arc<Run>> {
+        // Another end may have made room meanwhile.
+        let mine = self.workers.get_mut(worker).filter(|mine| mine.answered.front() == Some(&number))?;
+        let forgotten = mine.forget_oldest(budget);
+        self.drop_if_empty(worker);
         forgotten
     }
 
@@ -327,5 +344,119 @@ impl Mine {
             self.bytes -= bytes + kept.run.events().bytes();
         }
         Some(kept.run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use sandbox_types::{Meta, TraceId, WorkerId};
+    use serde_json::value::RawValue;
+    use tokio::time::{Instant, advance};
+
+    use super::{KEPT, MAX_OF_WORKER, MAX_PLAIN_OF_WORKER, RunStore};
+    use crate::{
+        answer::success,
+        run::{Lifetime, Run, Subject},
+    };
+
+    fn worker(name: &str) -> WorkerId {
+        WorkerId::parse(name).expect("a good id")
+    }
+
+    fn begin(store: &RunStore, name: &str, lifetime: Lifetime) -> Arc<Run> {
+        let trace = TraceId::parse("t").expect("a good id");
+        let run = Run::new(worker(name), Subject::Batch(1), trace, Instant::now(), lifetime);
+        store.list(&run);
+        run
+    }
+
+    fn end(store: &RunStore, run: &Arc<Run>, bytes: usize) {
+        let data = RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).expect("JSON");
+        run.end(&Arc::new(success(data, Meta::default())));
+        store.ended(run);
+    }
+
+    fn is_kept(store: &RunStore, run: &Run) -> bool {
+        store.find(&run.worker, run.id().expect("listed").as_str()).is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ended_is_kept_for_ten_minutes() {
+        let store = RunStore::new(1, 1 << 20, 1 << 20);
+        let running = begin(&store, "w", Lifetime::Detached);
+        let (detached, plain) = (begin(&store, "w", Lifetime::Detached), begin(&store, "v", Lifetime::Caller));
+        end(&store, &detached, 10);
+        end(&store, &plain, 10);
+        advance(KEPT).await;
+        store.sweep();
+        assert!(is_kept(&store, &detached) && is_kept(&store, &plain));
+        advance(Duration::from_millis(1)).await;
+        store.sweep();
+        assert!(!is_kept(&store, &detached) && !is_kept(&store, &plain) && is_kept(&store, &running));
+        end(&store, &running, 10);
+        advance(KEPT * 2).await;
+        store.sweep();
+        assert!(store.shards.iter().all(|shard| shard.lock().expect("no panic").workers.is_empty()));
+        store.budget.add(1 << 20);
+        assert!(!store.budget.is_exceeded(), "everything was given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_stay_within_the_bound_and_one_worker_has_half_of_it() {
+        let store = RunStore::new(1, 100_000, 1 << 20);
+        let first = begin(&store, "first", Lifetime::Detached);
+        end(&store, &first, 30_000);
+        let greedy: Vec<_> = (0..10)
+            .map(|_| {
+                let run = begin(&store, "greedy", Lifetime::Detached);
+                end(&store, &run, 10_000);
+                run
+            })
+            .collect();
+        assert!(is_kept(&store, &first), "another worker's answers are not what pushed it out");
+        let kept = greedy.iter().filter(|run| is_kept(&store, run)).count();
+        assert!(kept == 4 && is_kept(&store, &greedy[9]), "{kept}");
+        for name in ["a", "b", "c", "d", "e"] {
+            advance(Duration::from_secs(1)).await;
+            end(&store, &begin(&store, name, Lifetime::Detached), 30_000);
+            assert!(!store.budget.is_exceeded());
+        }
+        assert!(!is_kept(&store, &first));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_plain_calls_are_kept_and_many_others() {
+        let store = RunStore::new(1, 1 << 30, 1 << 20);
+        for (lifetime, max) in [(Lifetime::Caller, MAX_PLAIN_OF_WORKER), (Lifetime::Detached, MAX_OF_WORKER)] {
+            let runs: Vec<_> = (0..max + 5)
+                .map(|_| {
+                    let run = begin(&store, "w", lifetime);
+                    end(&store, &run, 1);
+                    run
+                })
+                .collect();
+            assert!(!is_kept(&store, &runs[4]) && is_kept(&store, &runs[5]));
+        }
+        for number in 0..20_000 {
+            end(&store, &begin(&store, &format!("w{number}"), Lifetime::Caller), 1);
+        }
+        let kept: usize = store.shards.iter().map(|shard| shard.lock().expect("no panic").workers.len()).sum();
+        assert!(kept < 16_100, "{kept}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_is_found_by_its_worker_alone() {
+        let (store, other) = (RunStore::new(1, 1 << 20, 1 << 20), RunStore::new(2, 1 << 20, 1 << 20));
+        let run = begin(&store, "w", Lifetime::Detached);
+        let id = run.id().expect("listed").as_str();
+        assert!(store.find(&worker("w"), id).is_ok());
+        let reason = |store: &RunStore, worker_id: &str, id: &str| {
+            store.find(&worker(worker_id), id).err().expect("must not be found").body().reason.clone()
+        };
+        assert_eq!(reason(&store, "v", id), None);
+        assert_eq!(reason(&other, "w", id).as_deref(), Some("server_restarted"));
+        assert_eq!(reason(&store, "w", "run_€€€€"), None);
     }
 }

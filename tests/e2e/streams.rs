@@ -308,6 +308,20 @@ fn a_tool_that_a_tool_calls_reports_under_its_name() {
 }
 
 #[test]
+fn a_command_is_seen_while_it_runs() {
+    let server = Server::start(&json!({ "resources": { "bash": {} } }));
+    let command = "echo one; sleep 0.2; echo two >&2; sleep 60";
+    server.post("/session/create", &json!({ "worker_id": "w", "resource_type": "bash" })).data();
+    let mut stream = server.stream("w", "bash:run", &json!({ "command": command, "timeout_ms": 5000 }));
+    let run = stream.started();
+    let first = [stream.next().unwrap(), stream.next().unwrap()];
+    assert_eq!((output(&first, "stdout"), output(&first, "stderr")), ("one\n".into(), "two\n".into()));
+    server.raw("POST", &format!("/runs/{run}/cancel"), &[("X-Worker-ID", "w")], b"").data();
+    let events = stream.rest();
+    assert_eq!((names(&events), &events[0].data["data"]["stdout"]), (vec!["error"], &json!("one\n")));
+}
+
+#[test]
 fn a_stream_that_says_nothing_shows_that_it_lives() {
     let server = Server::probe();
     let mut stream = server.stream("w", "probe:wait", &json!({ "ms": 11_000 })).with_timeout(Duration::from_secs(20));

@@ -149,6 +149,7 @@ impl BashBackend {
         &self,
         session: &mut BashSession,
         context: &ToolContext,
+        progress: &Progress,
         /// The command: any bash, also several lines.
         command: String,
         /// Time limit, in milliseconds; what is left of the call's own limit, less what it takes to answer, if absent.
@@ -160,7 +161,8 @@ impl BashBackend {
             timeout_ms.map_or_else(|| left.saturating_sub(ANSWER_MARGIN).max(left / 2), Duration::from_millis);
         // The token fires so long before the deadline at most, and in short calls a fifth of their limit.
         let near = TOKEN_LEAD.min(left / 2);
-        let request = RunRequest { command: &command, timeout, max_output_bytes: MAX_OUTPUT_BYTES };
+        let request =
+            RunRequest { command: &command, timeout, max_output_bytes: MAX_OUTPUT_BYTES, live: Some(progress) };
         let outcome = session.shell.run(request, context.cancellation()).await.inspect_err(|error| {
             if matches!(
                 error,

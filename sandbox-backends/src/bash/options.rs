@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sandbox_runtime::prelude::Progress;
+
 use super::error::ShellError;
 use super::output::Captured;
 use super::wire::Config;
@@ -37,7 +39,7 @@ impl Default for ShellOptions {
 }
 
 /// One command.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct RunRequest<'a> {
     /// Its text, any number of lines.
     pub command: &'a str,
@@ -45,6 +47,8 @@ pub(super) struct RunRequest<'a> {
     pub timeout: Duration,
     /// Most bytes of text that are kept of each stream.
     pub max_output_bytes: usize,
+    /// Who is told what it writes, as it comes.
+    pub live: Option<&'a Progress>,
 }
 
 /// What became of a command.

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
+use sandbox_runtime::prelude::Progress;
+
 /// What one stream wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Captured {
@@ -19,8 +21,9 @@ pub(super) struct Captured {
 const MARKER_BYTES: usize = 48;
 
 /// Collects a stream in bounded memory.
-#[derive(Debug)]
 pub(super) struct Capture {
+    /// Who is told each piece, and under which name.
+    live: Option<(Progress, &'static str)>,
     limit: usize,
     head: Vec<u8>,
     tail: VecDeque<u8>,
@@ -29,12 +32,15 @@ pub(super) struct Capture {
 
 impl Capture {
     /// A capture whose text has at most `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
+    pub(super) fn new(limit: usize, live: Option<(Progress, &'static str)>) -> Self {
+        Self { live, limit, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
     }
 
     /// Takes the next bytes of the stream.
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        if let Some((progress, name)) = &self.live {
+            progress.output(name, bytes);
+        }
         self.total_bytes += bytes.len() as u64;
         let head_limit = self.limit / 2;
         let taken = bytes.len().min(head_limit - self.head.len());
@@ -133,7 +139,7 @@ mod tests {
     use super::*;
 
     fn capture(chunks: &[&[u8]], limit: usize) -> Captured {
-        let mut capture = Capture::new(limit);
+        let mut capture = Capture::new(limit, None);
         for chunk in chunks {
             capture.push(chunk);
         }
@@ -178,7 +184,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut capture = Capture::new(1000);
+        let mut capture = Capture::new(1000, None);
         for _ in 0..1000 {
             capture.push(&[b'x'; 4096]);
         }

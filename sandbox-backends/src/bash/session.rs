@@ -131,7 +131,7 @@ impl Shell {
         shell.watch(&shell.sandbox.control(), 3)?;
         shell.adopt_streams()?;
         shell.adopt_input()?;
-        let check = RunRequest { command: ":", timeout: 2 * ANSWER_LIMIT, max_output_bytes: 0 };
+        let check = RunRequest { command: ":", timeout: 2 * ANSWER_LIMIT, max_output_bytes: 0, live: None };
         let outcome = shell.run(check, &CancellationToken::new()).await?;
         if outcome.shell_restarted || outcome.exit_code != 0 {
             return Err(ShellError::Unstable { attempts: 1 });
@@ -192,7 +192,8 @@ impl Shell {
         let mut restarted = self.submit(&nonce).await?;
         // On the runtime that polls this future, which need not be the one that started the shell.
         let events = register(Arc::clone(&self.events))?;
-        let mut captures = [Capture::new(request.max_output_bytes), Capture::new(request.max_output_bytes)];
+        let mut captures = ["stdout", "stderr"]
+            .map(|name| Capture::new(request.max_output_bytes, request.live.map(|live| (live.clone(), name))));
         let mut ready = Ready::default();
         let mut records = Vec::new();
         let mut stage = Stage::Running;

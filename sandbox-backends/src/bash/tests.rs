@@ -25,7 +25,7 @@ async fn sh(shell: &mut Shell, command: &str) -> RunOutcome {
 }
 
 async fn sh_for(shell: &mut Shell, command: &str, timeout: Duration) -> RunOutcome {
-    let request = RunRequest { command, timeout, max_output_bytes: 65536 };
+    let request = RunRequest { command, timeout, max_output_bytes: 65536, live: None };
     shell.run(request, &CancellationToken::new()).await.unwrap()
 }
 
@@ -133,7 +133,7 @@ async fn errors_do_not_end_the_shell() {
     }
     assert_eq!(stdout(&mut shell, "echo $keep").await, "kept\n");
     let long = "x".repeat(5 << 20);
-    let request = |command| RunRequest { command, timeout: LONG, max_output_bytes: 100 };
+    let request = |command| RunRequest { command, timeout: LONG, max_output_bytes: 100, live: None };
     let token = CancellationToken::new();
     assert!(matches!(shell.run(request("a\0b"), &token).await, Err(ShellError::NulInCommand { offset: 1 })));
     assert!(matches!(shell.run(request(&long), &token).await, Err(ShellError::CommandTooLong { .. })));
@@ -236,7 +236,7 @@ async fn cancellation_ends_the_command() {
     let token = CancellationToken::new();
     let trigger = token.clone();
     sh(&mut shell, "keep=kept").await;
-    let request = RunRequest { command: "echo first; sleep 300", timeout: LONG, max_output_bytes: 100 };
+    let request = RunRequest { command: "echo first; sleep 300", timeout: LONG, max_output_bytes: 100, live: None };
     let (outcome, ()) = tokio::join!(shell.run(request, &token), async move {
         tokio::time::sleep(SHORT).await;
         trigger.cancel();
@@ -471,7 +471,7 @@ async fn close_and_drop_leave_nothing() {
 #[tokio::test]
 async fn a_dropped_run_makes_the_shell_unusable_but_closable() {
     let mut shell = start().await;
-    let request = RunRequest { command: "sleep 300", timeout: LONG, max_output_bytes: 100 };
+    let request = RunRequest { command: "sleep 300", timeout: LONG, max_output_bytes: 100, live: None };
     let token = CancellationToken::new();
     assert!(tokio::time::timeout(SHORT, shell.run(request, &token)).await.is_err());
     assert!(matches!(shell.run(request, &token).await, Err(ShellError::Abandoned)));
@@ -491,7 +491,7 @@ fn a_run_works_on_any_runtime() {
     let first = runtime();
     let mut shell = first.block_on(start());
     let token = CancellationToken::new();
-    let request = RunRequest { command: "sleep 0.05; echo hi", timeout: LONG, max_output_bytes: 100 };
+    let request = RunRequest { command: "sleep 0.05; echo hi", timeout: LONG, max_output_bytes: 100, live: None };
     for _ in 0..2 {
         let outcome = runtime().block_on(assert_send(shell.run(request, &token))).unwrap();
         assert_eq!(outcome.stdout.text, "hi\n");
@@ -544,7 +544,7 @@ async fn a_sandbox_whose_processes_are_killed_is_gone() {
     eventually("the start of the daemon", || runs(&marker));
     let id = rustix::process::Pid::from_raw(launcher.cast_signed()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
-    let request = RunRequest { command: "sleep 300", timeout: LONG, max_output_bytes: 100 };
+    let request = RunRequest { command: "sleep 300", timeout: LONG, max_output_bytes: 100, live: None };
     assert!(matches!(shell.run(request, &CancellationToken::new()).await, Err(ShellError::Gone)));
     eventually("the end of the daemon", || !runs(&marker));
     shell.close().await.unwrap();

@@ -439,7 +439,7 @@ mod tests {
             log.output(Source::default(), "out", &[b'x'; 1000]);
         }
         assert!(log.bytes() <= 500_000, "{}", log.bytes());
-        let (mut other, _) = (EventLog::default(), ());
+        let mut other = EventLog::default();
         budget.add(600_000);
         other.record(&budget);
         for _ in 0..1000 {

@@ -1,7 +1,7 @@
 //! A run: one execution of a tool, or of a batch, apart from the connection that asked for it.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -116,9 +116,9 @@ impl Run {
         self.id.get()
     }
 
-    /// Gives it an id, unless it has one.
-    pub(crate) fn name(&self, make: impl FnOnce() -> RunId) {
-        self.id.get_or_init(make);
+    /// Gives it an id; whether it had none.
+    pub(crate) fn name(&self, id: RunId) -> bool {
+        self.id.set(id).is_ok()
     }
 
     /// Whether others than its caller can have its answer.
@@ -399,8 +399,8 @@ impl Reader {
     }
 
     /// Waits for events; none after the last one.
-    pub fn next(&mut self) -> impl Future<Output = Vec<Event>> {
-        poll_fn(|context| self.poll_next(context))
+    pub async fn read(&mut self) -> Vec<Event> {
+        poll_fn(|context| self.poll_next(context)).await
     }
 }
 
@@ -435,7 +435,7 @@ mod tests {
         let worker = WorkerId::parse("w").expect("a good id");
         let trace = TraceId::parse("t").expect("a good id");
         let run = Run::new(worker, Subject::Batch(1), trace, Instant::now(), lifetime);
-        run.name(|| sandbox_types::RunId::parse("run_1").expect("a good id"));
+        run.name(sandbox_types::RunId::parse("run_1").expect("a good id"));
         run
     }
 
@@ -483,9 +483,9 @@ mod tests {
         let budget = Budget::new(1 << 20, 1 << 20);
         let mut early = run.read_after(0, &budget, &Handle::current());
         let names = |events: &[super::Event]| events.iter().map(|event| event.name).collect::<Vec<_>>();
-        assert_eq!(names(&early.next().await), ["start"]);
+        assert_eq!(names(&early.read().await), ["start"]);
         {
-            let mut waiting = pin!(early.next());
+            let mut waiting = pin!(early.read());
             assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             run.report(|events| events.output(Source::default(), "out", b"a"));
             assert_eq!(names(&waiting.await), ["output"]);
@@ -497,10 +497,10 @@ mod tests {
         tokio::task::yield_now().await;
         end(&run);
         run.report(|events| events.output(Source::default(), "out", b"too late"));
-        assert_eq!(names(&early.next().await), ["error"]);
-        assert!(early.next().await.is_empty() && early.next().await.is_empty());
+        assert_eq!(names(&early.read().await), ["error"]);
+        assert!(early.read().await.is_empty() && early.read().await.is_empty());
         let mut late = run.read_after(0, &budget, &Handle::current());
-        let events = late.next().await;
+        let events = late.read().await;
         assert_eq!(names(&events), ["start", "output", "error"]);
         assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(outcome.await.is_ok_and(|answer| answer.is_some_and(|answer| !answer.success)));

@@ -99,24 +99,19 @@ impl RunStore {
         if run.id().is_some() {
             return;
         }
+        let Some(id) = self.new_id() else { return };
         let mut shard = self.shard(&run.worker);
-        let mut new = false;
-        run.name(|| {
-            new = true;
-            self.new_id()
-        });
-        if new {
+        if run.name(id) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let mine = shard.workers.entry(run.worker.clone()).or_default();
             mine.runs.insert(number, Kept { run: run.clone(), bytes: None });
         }
     }
 
-    fn new_id(&self) -> RunId {
-        // Unguessable: whoever knows it and names the worker can cancel the run.
-        let random = |_: ()| getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
-        let text = format!("run_{:08x}{:016x}{:016x}", self.incarnation, random(()), random(()));
-        RunId::parse(&text).unwrap_or_else(|_| unreachable!("hex is a valid id"))
+    /// Unguessable: whoever knows it and names the worker can cancel the run.
+    fn new_id(&self) -> Option<RunId> {
+        let (high, low) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
+        RunId::parse(&format!("run_{:08x}{high:016x}{low:016x}", self.incarnation)).ok()
     }
 
     /// A listed run has ended: it is kept for a while.

@@ -289,9 +289,9 @@ fn a_batch_says_whose_events_they_are() {
         for index in [0, 2] {
             assert_eq!(of(index).map(|event| event.name.as_str()).collect::<Vec<_>>(), ["output", "output", "item"]);
             assert_eq!(of(index).nth(1).unwrap().data["offset"], 16);
-            assert_eq!(of(index).last().unwrap().data["answer"]["data"], 32);
+            assert_eq!(of(index).next_back().unwrap().data["answer"]["data"], 32);
         }
-        assert_eq!(of(1).last().unwrap().data["answer"]["code"], 4002);
+        assert_eq!(of(1).next_back().unwrap().data["answer"]["code"], 4002);
         let end = events.last().unwrap();
         assert_eq!((end.name.as_str(), &end.data["data"]["success_count"]), ("error", &json!(2)), "{end:?}");
         assert_eq!(events.iter().filter(|event| ["result", "error"].contains(&event.name.as_str())).count(), 1);

@@ -31,7 +31,7 @@ use crate::{
     run::{Lifetime, Run, Subject},
     runs::RunStore,
     session::{Lease, Session},
-    supervise::{Facts, catch, supervise},
+    supervise::{Facts, caught, supervise},
     tool::SessionUse,
 };
 
@@ -176,7 +176,8 @@ impl ToolExecutor {
     /// Runs a call in a task of its own on the caller's runtime: whoever waits for it may go away, it is never dropped midway.
     pub(crate) async fn spawn(self: &Arc<Self>, job: Job) -> Answer {
         let (trace, arrival) = (job.trace.clone(), job.limits.arrival);
-        let task = self.calls.spawn(caught(self.clone().call(job), trace.clone(), arrival));
+        let own = trace.clone();
+        let task = self.calls.spawn(caught(self.clone().call(job), move |ended| answered(ended, own, arrival)));
         task.await.unwrap_or_else(|_| failure(&ToolError::shutting_down(), meta(None, trace, arrival, Vec::new())))
     }
 
@@ -422,11 +423,9 @@ impl ToolExecutor {
 }
 
 /// The answer of a call, also when something of it panics outside its polls: the drop of a future that was cut.
-pub(crate) async fn caught(call: impl Future<Output = Answer>, trace: TraceId, arrival: Instant) -> Answer {
-    catch(call).await.unwrap_or_else(|error| {
-        // It may have been entered: nobody may take it for one that was not.
-        failure(&error, Meta { executed: true, ..meta(None, trace, arrival, Vec::new()) })
-    })
+pub(crate) fn answered(ended: Result<Answer>, trace: TraceId, arrival: Instant) -> Answer {
+    // It may have been entered: nobody may take it for one that was not.
+    ended.unwrap_or_else(|error| failure(&error, Meta { executed: true, ..meta(None, trace, arrival, Vec::new()) }))
 }
 
 /// How long the shutdown waits for cleanups.

@@ -9,10 +9,11 @@ use tokio::{task::JoinHandle, time::Instant};
 use crate::{
     answer::{Answer, failure, meta, refused, success},
     error::{Result, ToolError},
-    executor::{DisconnectGuard, ToolExecutor, caught, positive},
+    executor::{DisconnectGuard, ToolExecutor, answered, positive},
     idempotency::Begin,
     resource::new_trace,
     run::{Lifetime, Reader, Run},
+    supervise::caught,
 };
 
 /// A run that has begun, or was found.
@@ -205,8 +206,8 @@ impl ToolExecutor {
         }
         let (executor, own) = (self.clone(), run.clone());
         let Asked { trace, arrival, key, .. } = asked;
-        let task = self.calls.spawn(async move {
-            let mut answer = caught(work, trace, arrival).await;
+        let task = self.calls.spawn(caught(work, move |ended| {
+            let mut answer = answered(ended, trace, arrival);
             if own.is_shared() {
                 answer.meta.run_id = own.id().cloned();
             }
@@ -218,7 +219,7 @@ impl ToolExecutor {
             own.end(&answer);
             executor.runs.ended(&own);
             answer
-        });
+        }));
         Ok(Opened { run, task: Some(task) })
     }
 

@@ -4,15 +4,16 @@ use std::{
     any::Any,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use pin_project_lite::pin_project;
 use sandbox_types::ErrorCode;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -23,14 +24,42 @@ use crate::{
     session::{EndReason, Session},
 };
 
+pin_project! {
+    /// A future whose panics are errors, and what is done with its result. As large as the future: an `async` block that
+    /// awaits another holds it twice.
+    pub(crate) struct Caught<F, T> {
+        #[pin]
+        future: F,
+        then: Option<T>,
+    }
+}
+
+impl<F: Future, T: FnOnce(Result<F::Output>) -> R, R> Future for Caught<F, T> {
+    type Output = R;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
+        let this = self.project();
+        let result = match catch_unwind(AssertUnwindSafe(|| this.future.poll(context))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(panic) => Err(panicked(&*panic)),
+        };
+        match this.then.take() {
+            Some(then) => Poll::Ready(then(result)),
+            // Polled after its end, which no executor does.
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Hands the result of the future on, a panic of it as an error.
+pub(crate) fn caught<F: Future, R>(future: F, then: impl FnOnce(Result<F::Output>) -> R) -> impl Future<Output = R> {
+    Caught { future, then: Some(then) }
+}
+
 /// Turns a panic of the future into an error.
-pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panicked(&*panic))),
-    })
-    .await
+pub(crate) fn catch<F: Future>(future: F) -> impl Future<Output = Result<F::Output>> {
+    caught(future, |result| result)
 }
 
 /// The answer to a panic: its message is for the log, the client learns only that it happened.
@@ -164,7 +193,7 @@ impl Watch {
 
     fn poll<T>(
         &mut self,
-        context: &mut std::task::Context<'_>,
+        context: &mut Context<'_>,
         control: &CallControl,
         limits: Limits,
         facts: &Facts,

@@ -30,6 +30,7 @@ use crate::{
     session::{Lease, Session},
     supervise::{Facts, catch, supervise},
     tool::SessionUse,
+    watchdog::{Watchdog, Watched},
 };
 
 pub(crate) use crate::supervise::CallControl;
@@ -59,6 +60,7 @@ pub struct ToolExecutor {
     /// call's own would be a lock that all workers share.
     shutdown: CancellationToken,
     draining: AtomicBool,
+    pub(crate) watchdog: Arc<Watchdog>,
 }
 
 /// One call on its way.
@@ -99,6 +101,7 @@ impl ToolExecutor {
             calls: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             draining: AtomicBool::new(false),
+            watchdog: Arc::default(),
         });
         executor.runtime.spawn(crate::reaper::run(Arc::downgrade(&executor)));
         executor
@@ -292,8 +295,14 @@ impl ToolExecutor {
         let params = job.params.take();
         // Pinned here and lent: a future that is handed on by value is copied each time, and this one is large.
         let result = {
-            let attempt = pin!(self.attempt(&job, params, &facts));
-            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown).await
+            let attempt = pin!(Some(self.attempt(&job, params, &facts)));
+            let watched = Watched {
+                watchdog: &self.watchdog,
+                tool: &job.tool.full_name,
+                worker: job.worker.as_str(),
+                trace: job.trace.as_str(),
+            };
+            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown, watched).await
         };
         let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
         meta.executed = facts.entered.get().is_some();

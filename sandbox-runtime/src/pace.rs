@@ -101,4 +101,17 @@ mod tests {
         slow.await;
         assert!(matches!(pace.begin(async { 3 }, &runtime), Begun::Pending(_)), "it was slow once");
     }
+    #[cfg(feature = "server")]
+    #[tokio::test]
+    async fn on_a_thread_that_is_kept_free_no_hook_runs() {
+        let (pace, runtime) = (Pace::default(), tokio::runtime::Handle::current());
+        pace.quick.store(true, super::Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                super::keep_free();
+                assert!(matches!(pace.begin(async { 1 }, &runtime), Begun::Pending(_)));
+            });
+        });
+        assert!(matches!(pace.begin(async { 2 }, &runtime), Begun::Done(2)), "it is as quick as it was elsewhere");
+    }
 }

@@ -227,6 +227,18 @@ fn it_can_end_a_server_whose_workers_are_blocked_and_answers_to_the_end() {
 }
 
 #[test]
+fn a_tool_that_never_lets_go_does_not_keep_the_server() {
+    let mut stalling = Stalling::start(1, &json!({ "drain_seconds": 0 }));
+    let mut call = stalling.server.connect();
+    let body = json!({ "worker_id": "w", "action": "probe:stall_free" }).to_string();
+    send(&mut call, "POST", "/execute", &[("Content-Type", "application/json")], body.as_bytes());
+    until("it is blocked", || stalling.blocked() == 1);
+    stalling.server.signal(libc::SIGTERM);
+    until("it ended", || stalling.server.process.try_wait().unwrap().is_some_and(|status| status.success()));
+    assert!(stalling.log().contains("workers that tools block are left behind"), "{}", stalling.log());
+}
+
+#[test]
 fn a_port_that_is_taken_or_named_twice_stops_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();

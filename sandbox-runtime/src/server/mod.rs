@@ -311,7 +311,9 @@ fn serve(
         let handle = server.handle();
         let serving = actix_web::rt::spawn(server);
         let _ = ready.send(());
-        shutdown::when_told(stops, &host, &executor, &handle).await;
+        if !shutdown::when_told(stops, &host, &executor, &handle).await {
+            return Ok(());
+        }
         serving.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     });
     // It was to answer until here.

@@ -39,11 +39,19 @@ impl Probe {
         Ok(session.total)
     }
 
-    /// Block the thread that serves for a while, without a session.
+    /// Block the thread that serves, without a session.
     #[tool]
-    async fn stall_free(&self, ms: u64) -> Result<()> {
-        thread::sleep(Duration::from_millis(ms));
+    async fn stall_free(&self) -> Result<()> {
+        until_released();
         Ok(())
+    }
+
+    /// Block the thread that serves for a while, with the session.
+    #[tool]
+    async fn stall_for(&self, session: &mut Session, ms: u64) -> Result<u64> {
+        thread::sleep(Duration::from_millis(ms));
+        session.total += 1;
+        Ok(session.total)
     }
 
     /// Wait as a tool should, and block the thread that serves when that is cut off.

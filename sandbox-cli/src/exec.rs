@@ -118,8 +118,9 @@ fn start(args: &Exec) -> Result<HttpServiceServer, Unanswered> {
     config.server.workers = Some(1);
     config.server.tokens.clear();
     config.server.allowed_hosts.clear();
-    // Beside a server that uses the folder, this one must not take it.
+    // Beside a server that uses the folder and the port, this one must not take them.
     config.server.data_dir = None;
+    config.server.control_port = None;
     // Only what the tool needs is started, when it needs it.
     config.warmup.enabled = false;
     if config.server.log.level == "info" {

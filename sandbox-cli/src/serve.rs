@@ -29,13 +29,16 @@ pub(crate) fn run(args: Serve) -> ExitCode {
     #[cfg(feature = "jemalloc")]
     crate::give_memory_back();
     raise_descriptor_limit();
-    let announce = |address| {
-        // Who started it may read no further; it serves all the same.
-        if let Err(error) = print::line(format!("listening on http://{address}")) {
-            tracing::warn!("standard output cannot be written to: {error}");
+    let announce = |what: &'static str| {
+        move |address| {
+            // Who started it may read no further; it serves all the same.
+            if let Err(error) = print::line(format!("{what} on http://{address}")) {
+                tracing::warn!("standard output cannot be written to: {error}");
+            }
         }
     };
-    match HttpServiceServer::builder().config(config).linked(linked).on_listening(announce).run() {
+    let server = HttpServiceServer::builder().config(config).linked(linked);
+    match server.on_listening(announce("listening")).on_control_listening(announce("control")).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => print::errors(&error, NOT_RUN),
     }

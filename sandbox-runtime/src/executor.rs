@@ -33,6 +33,7 @@ use crate::{
     session::{Lease, Session},
     supervise::{Facts, caught, supervise},
     tool::SessionUse,
+    watchdog::{Watchdog, Watched},
 };
 
 pub(crate) use crate::supervise::CallControl;
@@ -55,7 +56,7 @@ pub struct ToolExecutor {
     pub(crate) runtime: Handle,
     pub(crate) limits: TimeLimits,
     pub(crate) idempotency: IdempotencyStore,
-    pub(crate) runs: RunStore,
+    pub(crate) runs: Arc<RunStore>,
     pub(crate) cleanups: TaskTracker,
     /// Calls that run now.
     pub(crate) calls: TaskTracker,
@@ -63,6 +64,7 @@ pub struct ToolExecutor {
     /// call's own would be a lock that all workers share.
     shutdown: CancellationToken,
     draining: AtomicBool,
+    pub(crate) watchdog: Arc<Watchdog>,
 }
 
 /// One call on its way.
@@ -111,11 +113,12 @@ impl ToolExecutor {
             runtime,
             limits,
             idempotency: IdempotencyStore::default(),
-            runs,
+            runs: Arc::new(runs),
             cleanups,
             calls: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             draining: AtomicBool::new(false),
+            watchdog: Arc::default(),
         });
         executor.runtime.spawn(crate::reaper::run(Arc::downgrade(&executor)));
         executor
@@ -193,8 +196,15 @@ impl ToolExecutor {
         };
         // Pinned here and lent: a future that is handed on by value is copied each time, and this one is large.
         let result = {
-            let attempt = pin!(self.attempt(&job, params, &facts));
-            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown, begins_to_wait).await
+            let attempt = pin!(Some(self.attempt(&job, params, &facts)));
+            let watched = Watched {
+                watchdog: &self.watchdog,
+                tool: &job.tool.full_name,
+                worker: job.worker.as_str(),
+                trace: job.trace.as_str(),
+                run: job.reports.as_ref().map(|reports| &reports.run),
+            };
+            supervise(attempt, &job.control, job.limits, &facts, &self.shutdown, watched, begins_to_wait).await
         };
         let mut meta = meta(Some(&job.tool), job.trace, job.limits.arrival, job.warnings);
         meta.executed = facts.entered.get().is_some();

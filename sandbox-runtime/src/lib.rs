@@ -48,6 +48,7 @@ mod schema;
 pub mod server;
 mod supervise;
 mod time;
+mod watchdog;
 
 pub use context::Inject;
 pub use error::{Result, ResultExt, ToolError};

@@ -424,6 +424,7 @@ impl ToolExecutor {
             "total_sessions": total_sessions,
             "orphaned_sessions": self.table.faults.orphaned.load(Ordering::Relaxed),
             "failed_cleanups": self.table.faults.failed.load(Ordering::Relaxed),
+            "blocked_threads": self.watchdog.blocked(),
             "waiting_for": waiting,
             "warmup": self.warmup_summary(),
         });

@@ -4,6 +4,7 @@
 //! within its first poll, in microseconds, is polled once in place; as soon as one does not, all go back to the runtime.
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -15,6 +16,22 @@ use tokio::runtime::Handle;
 
 /// A hook that takes longer than this keeps its caller's thread too long.
 const QUICK: Duration = Duration::from_micros(50);
+
+thread_local! {
+    static KEPT_FREE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on nothing of a backend runs, or is dropped, on this thread, however quick it was so far: it has to answer.
+#[cfg(feature = "server")]
+pub(crate) fn keep_free() {
+    KEPT_FREE.set(true);
+}
+
+/// Whether what belongs to a backend must leave this thread alone.
+pub(crate) fn is_kept_free() -> bool {
+    // A thread that is about to end answers nobody.
+    KEPT_FREE.try_with(Cell::get).unwrap_or(false)
+}
 
 /// What is known of one hook of one resource.
 #[derive(Debug, Default)]
@@ -32,7 +49,7 @@ impl Pace {
     /// Polls a quick hook once, with the timers and sockets of the backends' runtime.
     pub(crate) fn begin<F: Future>(&self, future: F, runtime: &Handle) -> Begun<F> {
         let mut future = Box::pin(future);
-        if !self.quick.load(Ordering::Relaxed) {
+        if !self.quick.load(Ordering::Relaxed) || is_kept_free() {
             return Begun::Pending(future);
         }
         let _runtime = runtime.enter();
@@ -83,5 +100,18 @@ mod tests {
         };
         slow.await;
         assert!(matches!(pace.begin(async { 3 }, &runtime), Begun::Pending(_)), "it was slow once");
+    }
+    #[cfg(feature = "server")]
+    #[tokio::test]
+    async fn on_a_thread_that_is_kept_free_no_hook_runs() {
+        let (pace, runtime) = (Pace::default(), tokio::runtime::Handle::current());
+        pace.quick.store(true, super::Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                super::keep_free();
+                assert!(matches!(pace.begin(async { 1 }, &runtime), Begun::Pending(_)));
+            });
+        });
+        assert!(matches!(pace.begin(async { 2 }, &runtime), Begun::Done(2)), "it is as quick as it was elsewhere");
     }
 }

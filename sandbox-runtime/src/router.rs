@@ -315,11 +315,8 @@ impl SessionTable {
         for mut shard in self.all() {
             let sessions = shard.values().flat_map(Worker::sessions);
             let expired: Vec<_> = sessions.filter(|session| session.expired()).cloned().collect();
-            let end = |session: &Arc<Session>| {
-                tracing::info!(worker = session.worker.as_str(), session = session.id().as_str(), "session expired");
-                self.end_in(&mut shard, session, &EndReason::Expired)
-            };
-            let ended: Vec<_> = expired.iter().map(end).collect();
+            let ended: Vec<_> =
+                expired.iter().map(|session| self.end_in(&mut shard, session, &EndReason::Expired)).collect();
             shard.retain(|_, worker| {
                 worker.places.retain(|_, place| match place {
                     Place::Gone { since, id, .. } => {
@@ -339,6 +336,10 @@ impl SessionTable {
                 shard.shrink_to_fit();
             }
             drop(shard);
+            // A log that is slow to take it must not keep the lock: a tool may have the log's.
+            for session in &expired {
+                tracing::info!(worker = session.worker.as_str(), session = session.id().as_str(), "session expired");
+            }
             ended.into_iter().for_each(Ended::start);
         }
         self.notes.store(notes, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -94,7 +94,7 @@ impl RunStore {
         self.shard_at(self.index_of(worker))
     }
 
-    /// Lists a run, under an id of its own, unless it is listed or has ended.
+    /// Lists a run, under an id of its own, unless it is listed.
     pub(crate) fn list(&self, run: &Arc<Run>) {
         if run.id().is_some() {
             return;
@@ -105,6 +105,11 @@ impl RunStore {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let mine = shard.workers.entry(run.worker.clone()).or_default();
             mine.runs.insert(number, Kept { run: run.clone(), bytes: None });
+            // Listed from another thread, it may have ended meanwhile, unlisted: one of the two sees the other.
+            fence(Ordering::SeqCst);
+            if run.ended_at().is_some() {
+                shard.keep(run, &self.budget);
+            }
         }
     }
 
@@ -116,6 +121,7 @@ impl RunStore {
 
     /// A listed run has ended: it is kept for a while.
     pub(crate) fn ended(&self, run: &Arc<Run>) {
+        fence(Ordering::SeqCst);
         if run.id().is_none() {
             return;
         }

@@ -17,6 +17,7 @@ pub use crate::hold::Exclusive;
 use crate::{
     creation::Slot,
     error::{Result, ToolError},
+    pace::is_kept_free,
     resource::Resource,
     router::SessionTable,
 };
@@ -254,6 +255,16 @@ impl Session {
         match self.table.upgrade() {
             Some(table) => table.end(self, &reason),
             None => self.end(reason).start(),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // One that is let go without its cleanup still has its value, whose drop may block.
+        if is_kept_free() {
+            let cell = std::mem::replace(&mut self.cell, Arc::new(()));
+            self.resource.context.runtime.spawn_blocking(move || drop(cell));
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     context::{Entered, Limits},
     error::{Result, ToolError},
     session::{EndReason, Session},
+    watchdog::Watched,
 };
 
 pin_project! {
@@ -140,22 +141,25 @@ fn marks(end: Instant, total: Duration) -> (Instant, Instant) {
 
 /// Runs the future to its end, to its time limit, or to its cancellation; then it is dropped.
 ///
-/// The token fires some time before the limit; what the future returns within that grace is the answer.
+/// The token fires some time before the limit; what the future returns within that grace is the answer. The watchdog sees
+/// each poll, and the drop, which may block as well.
 ///
 /// # Errors
 /// The future's own, [`ErrorCode::TIMEOUT_ERROR`], [`ErrorCode::CANCELLED`], [`ErrorCode::SESSION_GONE`],
 /// [`ErrorCode::SHUTTING_DOWN`], or [`ErrorCode::UNEXPECTED_ERROR`] after a panic.
 pub(crate) async fn supervise<T, F: Future<Output = Result<T>>>(
-    mut future: Pin<&mut F>,
+    mut future: Pin<&mut Option<F>>,
     control: &CallControl,
     limits: Limits,
     facts: &Facts,
     shutdown: &CancellationToken,
+    watched: Watched<'_>,
     begins_to_wait: impl Fn(),
 ) -> Result<T> {
     let mut watch: Option<Box<Watch>> = None;
     poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        let Some(running) = future.as_mut().as_pin_mut() else { return Poll::Pending };
+        match watched.during(|| catch_unwind(AssertUnwindSafe(|| running.poll(context)))) {
             Ok(Poll::Ready(result)) => return Poll::Ready(result),
             Ok(Poll::Pending) => {}
             Err(panic) => return Poll::Ready(Err(panicked(&*panic))),
@@ -165,7 +169,11 @@ pub(crate) async fn supervise<T, F: Future<Output = Result<T>>>(
             begins_to_wait();
             Box::new(Watch::new(control, shutdown))
         });
-        watch.poll(context, control, limits, facts)
+        let cut = watch.poll(context, control, limits, facts);
+        if cut.is_ready() {
+            watched.during(|| future.set(None));
+        }
+        cut
     })
     .await
 }

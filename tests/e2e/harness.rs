@@ -16,6 +16,8 @@ pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_probe-server");
 pub(crate) struct Server {
     pub(crate) process: Child,
     pub(crate) address: SocketAddr,
+    /// Of the control port, if the configuration asks for one.
+    pub(crate) control: Option<SocketAddr>,
     pub(crate) log: std::path::PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -67,15 +69,21 @@ impl Server {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        stdout.read_line(&mut line).unwrap();
         let Some(address) = line.trim().strip_prefix("listening on http://") else {
             let _ = process.kill();
             let _ = process.wait();
             panic!("no address: {line:?}; {}", std::fs::read_to_string(&log).unwrap())
         };
         let address = address.parse().unwrap();
-        Self { process, address, log, _folder: folder }
+        let control = config["server"]["control_port"].is_number().then(|| {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            line.trim().strip_prefix("control on http://").unwrap().parse().unwrap()
+        });
+        Self { process, address, control, log, _folder: folder }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

@@ -7,6 +7,7 @@ mod harness;
 mod admission;
 mod batch;
 mod cli;
+mod control;
 mod golden;
 mod idempotency;
 mod limits;

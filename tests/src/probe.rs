@@ -1,5 +1,7 @@
 //! `probe`: a backend that misbehaves on request, and counts its hooks.
 
+mod stall;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -45,6 +47,8 @@ pub(crate) struct Behaviour {
     panic_cleanup: bool,
     /// `initialize` panics.
     panic: bool,
+    /// `cleanup` blocks its thread until it is released.
+    stall_cleanup: bool,
 }
 
 pub(crate) struct Session {
@@ -102,7 +106,12 @@ impl Probe {
     }
 
     async fn cleanup(&self, session: &mut Session, counts: &Counts, reason: &EndReason) -> Result<()> {
-        sleep(Duration::from_millis(session.behaviour.cleanup_ms)).await;
+        if session.behaviour.cleanup_ms > 0 {
+            sleep(Duration::from_millis(session.behaviour.cleanup_ms)).await;
+        }
+        if session.behaviour.stall_cleanup {
+            stall::until_released();
+        }
         if session.behaviour.fail_cleanup > 0 {
             session.behaviour.fail_cleanup -= 1;
             assert!(!session.behaviour.panic_cleanup, "as asked");

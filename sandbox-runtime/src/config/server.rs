@@ -54,9 +54,8 @@ pub struct ServerConfig {
     /// The bearer tokens that callers may use, each as `sha256:<64 hex digits>` or as the plain token, of which only the
     /// hash is kept. Empty: no token is needed. Default: [].
     pub tokens: Vec<TokenHash>,
-    /// Reserved for a second port on which health, listing and cancelling answer even when every worker is blocked; this
-    /// version opens none and says so at its start. Default: null.
-    #[schemars(range(min = 1))]
+    /// A second TCP port of `host`, on which health, listing, cancelling and destroying answer even while tools block every
+    /// worker; 0 takes any free one, null none. Default: null.
     pub control_port: Option<u16>,
     /// Whether `POST /shutdown` may stop the server. Default: false.
     pub allow_shutdown: bool,

@@ -49,8 +49,11 @@ pub(crate) fn server(server: &ServerConfig, report: &mut Report) {
             "lower it, or raise the maximum",
         );
     }
-    if server.control_port.is_some_and(|port| port == server.port) && has_right(report, ["port", "control_port"]) {
-        report.add("server.control_port", "another port than `server.port`", "the same one", "choose a free port");
+    // Two times 0 is two free ones.
+    let same = server.control_port.filter(|port| *port != 0 && *port == server.port);
+    if let Some(port) = same.filter(|_| has_right(report, ["port", "control_port"])) {
+        let found = format!("number {port}, which is `server.port`");
+        report.add("server.control_port", "another port than `server.port`", &found, "choose a free one, or 0 for any");
     }
     for (index, host) in server.allowed_hosts.iter().enumerate() {
         if host.is_empty() || host.contains(['/', ' ']) {
@@ -143,7 +146,12 @@ mod tests {
         assert_eq!(server_errors(|s| (s.host, s.tokens) = ("0.0.0.0".into(), tokens)), "");
         assert!(server_errors(|s| s.max_timeout_seconds = 54.0).contains("found number 55"));
         assert_eq!(server_errors(|s| s.max_timeout_seconds = 55.0), "");
-        assert!(server_errors(|s| s.control_port = Some(18890)).contains("server.control_port"));
+        assert_eq!(
+            server_errors(|s| s.control_port = Some(18890)),
+            "server.control_port: expected another port than `server.port`, found number 18890, which is `server.port`; \
+             choose a free one, or 0 for any"
+        );
+        assert_eq!(server_errors(|s| (s.port, s.control_port) = (0, Some(0))), "");
         assert_eq!(
             server_errors(|s| s.allowed_origins = vec!["https://a.b:1".into(), "chrome-extension://x".into()]),
             ""

@@ -1,6 +1,7 @@
 //! The HTTP server: actix-web and nothing else of the runtime's rules.
 
 mod access;
+mod control;
 mod extract;
 mod render;
 mod routes;
@@ -17,7 +18,8 @@ use std::{
 
 use actix_web::{
     App, HttpMessage as _, HttpServer,
-    dev::Service as _,
+    body::MessageBody,
+    dev::{Service as _, ServiceFactory, ServiceRequest, ServiceResponse},
     http::{Method, header::TRANSFER_ENCODING},
     web,
 };
@@ -31,6 +33,7 @@ use crate::{
 };
 
 use access::{Access, Refused};
+use control::Control;
 use shutdown::Stop;
 
 /// Serves the linked backends over HTTP.
@@ -45,6 +48,7 @@ use shutdown::Stop;
 #[derive(Debug)]
 pub struct HttpServiceServer {
     address: SocketAddr,
+    control: Option<SocketAddr>,
     stop: UnboundedSender<Stop>,
     thread: JoinHandle<io::Result<()>>,
 }
@@ -55,6 +59,7 @@ pub struct HttpServiceServerBuilder {
     config: Config,
     linked: Option<Linked>,
     on_listening: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
+    on_control_listening: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
 }
 
 /// Why a server did not start, or did not end well.
@@ -71,6 +76,14 @@ pub enum ServerError {
         /// What the system says.
         error: io::Error,
     },
+    /// The control port cannot be listened on.
+    #[error("server.control_port: cannot listen on {address}: {error}")]
+    ListenControl {
+        /// `server.host` and `server.control_port`.
+        address: String,
+        /// What the system says.
+        error: io::Error,
+    },
     /// The HTTP server failed.
     #[error("the HTTP server failed: {0}")]
     Http(io::Error),
@@ -83,6 +96,14 @@ pub(crate) struct Service {
     pub(crate) version: &'static str,
     pub(crate) allow_shutdown: bool,
     pub(crate) stop: UnboundedSender<Stop>,
+}
+
+/// What each port serves with.
+#[derive(Clone)]
+struct Parts {
+    service: web::Data<Service>,
+    access: web::Data<Access>,
+    body_limit: usize,
 }
 
 impl HttpServiceServerBuilder {
@@ -107,6 +128,13 @@ impl HttpServiceServerBuilder {
         self
     }
 
+    /// Called after that with the address of the control port, if `server.control_port` asks for one.
+    #[must_use]
+    pub fn on_control_listening(mut self, listening: impl FnOnce(SocketAddr) + Send + 'static) -> Self {
+        self.on_control_listening = Some(Box::new(listening));
+        self
+    }
+
     /// Serves until SIGTERM, Ctrl-C or `POST /shutdown`; then everything is cleaned up.
     ///
     /// # Errors
@@ -122,15 +150,16 @@ impl HttpServiceServerBuilder {
     /// # Errors
     /// Why the server did not start.
     pub fn start(self) -> Result<HttpServiceServer, ServerError> {
-        let Self { config, linked, on_listening } = self;
+        let Self { config, linked, on_listening, on_control_listening } = self;
         // Also for a configuration that was made in code, and before anything listens: beyond loopback it needs tokens.
         config.validate().map_err(HostError::from)?;
         let linked = linked.unwrap_or_else(Linked::discover);
-        if config.server.control_port.is_some() {
-            tracing::warn!("server.control_port is set, and this version opens no control port");
-        }
-        let listener = listen(&config)?;
+        let server = &config.server;
+        let listener =
+            listen(&server.host, server.port).map_err(|(address, error)| ServerError::Listen { address, error })?;
         let address = listener.local_addr().map_err(ServerError::Http)?;
+        let control = server.control_port.map(|port| listen(&server.host, port)).transpose();
+        let control = control.map_err(|(address, error)| ServerError::ListenControl { address, error })?;
         let host = Host::start(&config, &linked)?;
         let (stop, stops) = unbounded_channel();
         let service = web::Data::new(Service {
@@ -140,10 +169,18 @@ impl HttpServiceServerBuilder {
             allow_shutdown: config.server.allow_shutdown,
             stop: stop.clone(),
         });
+        let parts = Parts {
+            service,
+            access: web::Data::new(Access::new(&config.server)),
+            body_limit: config.server.body_limit_mib * 1024 * 1024,
+        };
+        let control = control.map(|listener| Control::start(listener, parts.clone())).transpose();
+        let control = control.map_err(ServerError::Http)?;
+        let control_address = control.as_ref().map(Control::address);
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("sandbox-http".into())
-            .spawn(move || serve(&config, listener, service, host, stops, &ready))
+            .spawn(move || serve(&config, listener, parts, control, host, stops, &ready))
             .map_err(ServerError::Http)?;
         // A sender that is gone means that the thread ended: `join` has its error.
         if is_ready.recv().is_ok() {
@@ -151,8 +188,14 @@ impl HttpServiceServerBuilder {
             if let Some(on_listening) = on_listening {
                 on_listening(address);
             }
+            if let Some(address) = control_address {
+                tracing::info!(%address, "the control port listens");
+                if let Some(on_listening) = on_control_listening {
+                    on_listening(address);
+                }
+            }
         }
-        Ok(HttpServiceServer { address, stop, thread })
+        Ok(HttpServiceServer { address, control: control_address, stop, thread })
     }
 }
 
@@ -165,6 +208,11 @@ impl HttpServiceServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it answers even while tools block every worker, if `server.control_port` is set.
+    pub fn control_address(&self) -> Option<SocketAddr> {
+        self.control
     }
 
     /// Ends it as SIGTERM would, and waits until everything is cleaned up.
@@ -186,8 +234,8 @@ impl HttpServiceServer {
     }
 }
 
-fn listen(config: &Config) -> Result<TcpListener, ServerError> {
-    let address = (config.server.host.as_str(), config.server.port);
+fn listen(host: &str, port: u16) -> Result<TcpListener, (String, io::Error)> {
+    let address = (host, port);
     let listen = || {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in address.to_socket_addrs()? {
@@ -198,69 +246,85 @@ fn listen(config: &Config) -> Result<TcpListener, ServerError> {
         }
         Err(last)
     };
-    listen().map_err(|error| ServerError::Listen { address: format!("{}:{}", address.0, address.1), error })
+    listen().map_err(|error| (format!("{host}:{port}"), error))
+}
+
+/// What runs on each worker of a port.
+fn app(
+    parts: &Parts,
+    routes: fn(&mut web::ServiceConfig),
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody + use<>>,
+        Error = actix_web::Error,
+        InitError = (),
+    > + use<>,
+> {
+    App::new()
+        .app_data(parts.service.clone())
+        .app_data(parts.access.clone())
+        .app_data(web::PayloadConfig::new(parts.body_limit))
+        .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
+        .wrap_fn(|mut request, service| {
+            let checked = access::check(&request);
+            let takes_none = matches!(*request.method(), Method::GET | Method::HEAD);
+            if checked.is_ok() && takes_none && request.headers().contains_key(TRANSFER_ENCODING) {
+                // No route that reads takes a body.
+                render::leave_unread(request.take_payload());
+            }
+            match checked {
+                Ok(None) => Either::Left(service.call(request)),
+                Ok(Some(page)) => Either::Right(Either::Left(access::for_page(service.call(request), page))),
+                Err(Refused { error, page }) => {
+                    let refused = render::Failure::unread(error, page, request.take_payload());
+                    Either::Right(Either::Right(future::ready(Err(refused.into()))))
+                }
+            }
+        })
+        .configure(routes)
 }
 
 /// The HTTP thread: serves, then drains, cleans up, and only then stops the workers, on which the last calls run.
 fn serve(
     config: &Config,
     listener: TcpListener,
-    service: web::Data<Service>,
+    parts: Parts,
+    control: Option<Control>,
     host: Host,
     stops: tokio::sync::mpsc::UnboundedReceiver<Stop>,
     ready: &mpsc::Sender<()>,
 ) -> io::Result<()> {
-    let access = web::Data::new(Access::new(&config.server));
-    let body_limit = config.server.body_limit_mib * 1024 * 1024;
     let workers =
         config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let host = Arc::new(host);
     let kept = host.clone();
     let served = actix_web::rt::System::new().block_on(async move {
         let executor = host.executor().clone();
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(service.clone())
-                .app_data(access.clone())
-                .app_data(web::PayloadConfig::new(body_limit))
-                .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
-                .wrap_fn(|mut request, service| {
-                    let checked = access::check(&request);
-                    let takes_none = matches!(*request.method(), Method::GET | Method::HEAD);
-                    if checked.is_ok() && takes_none && request.headers().contains_key(TRANSFER_ENCODING) {
-                        // No route that reads takes a body.
-                        render::leave_unread(request.take_payload());
-                    }
-                    match checked {
-                        Ok(None) => Either::Left(service.call(request)),
-                        Ok(Some(page)) => Either::Right(Either::Left(access::for_page(service.call(request), page))),
-                        Err(Refused { error, page }) => {
-                            let refused = render::Failure::unread(error, page, request.take_payload());
-                            Either::Right(Either::Right(future::ready(Err(refused.into()))))
-                        }
-                    }
-                })
-                .configure(routes::configure)
-                .default_service(web::to(routes::not_found))
-        })
-        .workers(workers)
-        // Otherwise a client that left is not noticed while its call runs.
-        .h1_allow_half_closed(false)
-        // Events are small, and each is to be there at once.
-        .tcp_nodelay(true)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .listen(listener)?
-        .run();
+        let server = HttpServer::new(move || app(&parts, routes::configure))
+            .workers(workers)
+            // Otherwise a client that left is not noticed while its call runs.
+            .h1_allow_half_closed(false)
+            // Events are small, and each is to be there at once.
+            .tcp_nodelay(true)
+            .disable_signals()
+            .shutdown_timeout(1)
+            .listen(listener)?
+            .run();
         let handle = server.handle();
         let serving = actix_web::rt::spawn(server);
         let _ = ready.send(());
-        shutdown::when_told(stops, &host, &executor, &handle).await;
+        if !shutdown::when_told(stops, &host, &executor, &handle).await {
+            return Ok(());
+        }
         serving.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     });
+    // It was to answer until here.
+    let controlled = control.map_or(Ok(()), Control::stop);
     // Its runtime cannot end inside another one.
     drop(kept);
-    served
+    served.and(controlled)
 }
 
 #[cfg(test)]

@@ -34,41 +34,61 @@ type Answered = Result<HttpResponse, Failure>;
 pub(super) fn configure(config: &mut ServiceConfig) {
     all(config);
     config.service(web::scope("/api/v1").configure(all).configure(v1).default_service(web::to(not_found)));
+    config.default_service(web::to(not_found));
 }
 
-fn all(config: &mut ServiceConfig) {
+/// Mounts what the control port answers, under the names that it has on the main one.
+pub(super) fn configure_control(config: &mut ServiceConfig) {
+    control(config);
+    let v1 = web::scope("/api/v1").configure(control).configure(v1_control);
+    config.service(v1.default_service(web::to(not_on_control))).default_service(web::to(not_on_control));
+}
+
+/// What both ports answer, and the control port even while every worker is blocked: nothing here waits for a call, a hook or
+/// a worker.
+fn control(config: &mut ServiceConfig) {
     config
-        .service(call("/execute", web::post().to(execute)))
-        .service(call("/execute/batch", web::post().to(execute_batch)))
         .service(get("/runs", readable().to(runs::list)))
         .service(get("/runs/{id}", readable().to(runs::show)))
         .service(get("/runs/{id}/events", web::get().to(runs::events)))
         .service(post("/runs/{id}/cancel", web::post().to(runs::cancel)))
-        .service(post("/session/create", web::post().to(session_create)))
         .service(post("/session/destroy", web::post().to(session_destroy)))
         .service(post("/session/list", web::post().to(session_list)))
-        .service(post("/session/refresh", web::post().to(session_refresh)))
-        .service(post("/heartbeat", web::post().to(heartbeat)))
         .service(post("/status", web::post().to(status)))
         .service(post("/worker/disconnect", web::post().to(disconnect)))
-        .service(post("/warmup", web::post().to(warmup)))
         .service(post("/shutdown", web::post().to(shutdown)))
         .service(get("/warmup/status", readable().to(warmup_status)))
-        .service(get("/tools", readable().to(tools)))
-        .service(get("/tools/{name}/schema", readable().to(tool_schema)))
         .service(get("/resources", readable().to(resources)))
         .service(get("/health", readable().to(health)))
         .service(get("/ready", readable().to(ready)));
 }
 
+fn v1_control(config: &mut ServiceConfig) {
+    config
+        .service(post("/lifecycle/status", web::post().to(status)))
+        .service(post("/server/shutdown", web::post().to(shutdown)));
+}
+
+fn all(config: &mut ServiceConfig) {
+    control(config);
+    config
+        .service(call("/execute", web::post().to(execute)))
+        .service(call("/execute/batch", web::post().to(execute_batch)))
+        .service(post("/session/create", web::post().to(session_create)))
+        .service(post("/session/refresh", web::post().to(session_refresh)))
+        .service(post("/heartbeat", web::post().to(heartbeat)))
+        .service(post("/warmup", web::post().to(warmup)))
+        .service(get("/tools", readable().to(tools)))
+        .service(get("/tools/{name}/schema", readable().to(tool_schema)));
+}
+
 fn v1(config: &mut ServiceConfig) {
+    v1_control(config);
     config
         .service(post("/lifecycle/heartbeat", web::post().to(heartbeat)))
-        .service(post("/lifecycle/status", web::post().to(status)))
         .service(post("/init/resource", web::post().to(init_resource)))
         .service(post("/init/batch", web::post().to(init_batch)))
-        .service(post("/init/from-config", web::post().to(init_from_config)))
-        .service(post("/server/shutdown", web::post().to(shutdown)));
+        .service(post("/init/from-config", web::post().to(init_from_config)));
 }
 
 /// A route whose body may be as large as `server.body_limit_mib` says: parameters of tools are.
@@ -112,9 +132,17 @@ fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> 
     response
 }
 
-pub(super) async fn not_found(request: HttpRequest, body: Payload) -> HttpResponse {
+async fn not_found(request: HttpRequest, body: Payload) -> HttpResponse {
     leave_unread(body);
     let message = format!("there is no route {} {}", request.method(), request.path());
+    refusal(&ToolError::new(ErrorCode::NOT_FOUND, message))
+}
+
+async fn not_on_control(request: HttpRequest, body: Payload) -> HttpResponse {
+    leave_unread(body);
+    let (method, path) = (request.method(), request.path());
+    let message =
+        format!("there is no route {method} {path} on the control port; tools and all that waits are on server.port");
     refusal(&ToolError::new(ErrorCode::NOT_FOUND, message))
 }
 

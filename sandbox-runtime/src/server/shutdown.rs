@@ -7,6 +7,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::{executor::ToolExecutor, host::Host};
 
+/// How long the workers may take to stop: twice what their connections get.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How to stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stop {
@@ -42,13 +45,13 @@ pub(super) fn on_signals(stop: UnboundedSender<Stop>) {
     }
 }
 
-/// Waits for the first stop, then ends everything; a later stop with `force` hurries it.
+/// Waits for the first stop, then ends everything; a later stop with `force` hurries it. Whether every worker has stopped.
 pub(super) async fn when_told(
     mut stops: UnboundedReceiver<Stop>,
     host: &Host,
     executor: &Arc<ToolExecutor>,
     handle: &ServerHandle,
-) {
+) -> bool {
     let stop = stops.recv().await.unwrap_or(Stop { force: true, cleanup_sessions: true });
     tracing::info!("shutting down");
     executor.drain();
@@ -66,5 +69,10 @@ pub(super) async fn when_told(
         }
     };
     tracing::info!(sessions = ended, "sessions cleaned up");
-    handle.stop(true).await;
+    let stopped = tokio::time::timeout(STOP_PATIENCE, handle.stop(true)).await.is_ok();
+    if !stopped {
+        // Nothing can take a thread from its tool; it ends with the process.
+        tracing::error!(blocked_threads = executor.watchdog.blocked(), "workers that tools block are left behind");
+    }
+    stopped
 }

@@ -99,8 +99,12 @@ impl Progress {
     ///
     /// Text in UTF-8 travels as text, also when a character is cut by the end of `data`; what is none as base64.
     pub fn output(&self, stream: &str, data: impl AsRef<[u8]>) {
+        /// Written with the events locked, so not for long at a time.
+        const AT_ONCE_BYTES: usize = 256 * 1024;
         if let Some(reports) = &self.reports {
-            reports.run.report(|events| events.output(reports.source(), stream, data.as_ref()));
+            for data in data.as_ref().chunks(AT_ONCE_BYTES) {
+                reports.run.report(|events| events.output(reports.source(), stream, data));
+            }
         }
     }
 }

@@ -66,6 +66,7 @@ fn serve(
         })
         .workers(1)
         .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)?

@@ -181,6 +181,7 @@ impl ToolExecutor {
                 making: false,
                 depth: 0,
                 warnings: Vec::new(),
+                transfer: None,
             };
             self.spawn(job).await
         }

@@ -11,6 +11,7 @@ extern crate self as sandbox_runtime;
 
 pub mod answer;
 pub mod backend;
+pub mod bytes;
 pub mod config;
 pub mod context;
 pub mod error;
@@ -43,6 +44,7 @@ mod schema;
 pub mod server;
 mod supervise;
 mod time;
+mod transfer;
 
 pub use context::Inject;
 pub use error::{Result, ResultExt, ToolError};
@@ -52,6 +54,7 @@ pub use sandbox_types as types;
 /// What a backend's file needs: `use sandbox_runtime::prelude::*;`.
 pub mod prelude {
     pub use crate::{
+        bytes::{ByteStream, Saved},
         context::{Inject, Progress, ResourceContext, ToolContext},
         error::{Result, ResultExt, ToolError},
         session::{EndReason, SessionHandle},

@@ -1,10 +1,13 @@
 //! The HTTP server: actix-web and nothing else of the runtime's rules.
 
 mod access;
+mod download;
 mod extract;
 mod render;
 mod routes;
 mod shutdown;
+mod transfer;
+mod upload;
 
 use std::{
     future, io,
@@ -80,6 +83,8 @@ pub(crate) struct Service {
     pub(crate) title: String,
     pub(crate) version: &'static str,
     pub(crate) allow_shutdown: bool,
+    pub(crate) body_limit_bytes: usize,
+    pub(crate) upload_limit_bytes: u64,
     pub(crate) stop: UnboundedSender<Stop>,
 }
 
@@ -136,6 +141,8 @@ impl HttpServiceServerBuilder {
             title: config.server.title.clone(),
             version: env!("CARGO_PKG_VERSION"),
             allow_shutdown: config.server.allow_shutdown,
+            body_limit_bytes: config.server.body_limit_mib * 1024 * 1024,
+            upload_limit_bytes: config.server.upload_limit_mib * 1024 * 1024,
             stop: stop.clone(),
         });
         let (ready, is_ready) = mpsc::channel();

@@ -20,6 +20,7 @@ use super::{
     extract::{Body, is_true},
     render::{Failure, answer, bare, envelope, leave_unread, refusal},
     shutdown::Stop,
+    transfer,
 };
 use crate::{error::ToolError, time::rfc3339};
 
@@ -38,6 +39,7 @@ fn all(config: &mut ServiceConfig) {
     config
         .service(call("/execute", web::post().to(execute)))
         .service(call("/execute/batch", web::post().to(execute_batch)))
+        .service(transfer::resource())
         .service(post("/session/create", web::post().to(session_create)))
         .service(post("/session/destroy", web::post().to(session_destroy)))
         .service(post("/session/list", web::post().to(session_list)))
@@ -83,17 +85,17 @@ fn get(path: &str, route: Route) -> Resource {
 }
 
 /// GET, or HEAD, whose body the HTTP library leaves out.
-fn readable() -> Route {
+pub(super) fn readable() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
+pub(super) fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
     leave_unread(body);
     // Of a page that may not call, nothing gets here.
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
         return HttpResponse::NoContent()
             .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, allowed))
-            .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"))
+            .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, transfer::ALLOWED_HEADERS))
             .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
             .finish();
     }
@@ -109,7 +111,10 @@ pub(super) async fn not_found(request: HttpRequest, body: Payload) -> HttpRespon
     refusal(&ToolError::new(ErrorCode::NOT_FOUND, message))
 }
 
-async fn execute(service: Data<Service>, body: Body<ExecuteRequest>) -> HttpResponse {
+async fn execute(service: Data<Service>, request: HttpRequest, body: Body<ExecuteRequest>) -> HttpResponse {
+    if transfer::wants_bytes(&request) {
+        return transfer::execute(&service, &request, body).await;
+    }
     envelope(&*service.executor.execute_since(body.arrival, body.value, body.warnings).await)
 }
 

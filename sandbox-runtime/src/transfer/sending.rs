@@ -1,0 +1,133 @@
+//! Runs a call whose result may be streamed, and sends the stream, for as long as somebody reads it.
+
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sandbox_types::{ErrorCode, ExecuteRequest, TraceId};
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::{Instant, timeout},
+};
+
+use super::{Download, Transfer, locked};
+use crate::{
+    answer::{Answer, meta, refused},
+    bytes::{ByteStream, mark_of},
+    error::{Result, ToolError},
+    executor::{CallControl, DisconnectGuard, ToolExecutor},
+    resource::new_trace,
+    supervise::catch,
+};
+
+/// How long a reader may take none of the bytes that are ready for it: until then it holds a session.
+const STALL_LIMIT: Duration = Duration::from_mins(1);
+
+/// The largest piece that is handed to the reader at once, so that a slow one is seen to go on.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The bytes of a download as they come; `None` is their end, and a channel that closes without it a cut.
+pub(crate) type Pieces = Receiver<Option<Bytes>>;
+
+impl Transfer {
+    /// Of a call without an upload.
+    pub(crate) fn new() -> Self {
+        Self { upload: Mutex::new(None), download: Mutex::new(None), kept: Mutex::new(None) }
+    }
+
+    /// Of a call with an upload, and what is to stand in its parameters for it.
+    pub(crate) fn with_upload(stream: ByteStream) -> (Self, String) {
+        let (mark, lent) = mark_of(stream);
+        (Self { upload: Mutex::new(Some(lent)), ..Self::new() }, mark)
+    }
+
+    /// The result, if it was a stream.
+    pub(crate) fn take_download(&self) -> Option<Download> {
+        locked(&self.download).take()
+    }
+}
+
+impl ToolExecutor {
+    /// Runs one tool whose upload comes, or whose result goes, beside the JSON. A caller that stops waiting cancels it.
+    pub(crate) async fn transfer(
+        self: &Arc<Self>,
+        arrival: Instant,
+        request: ExecuteRequest,
+        transfer: &Arc<Transfer>,
+        warnings: Vec<String>,
+    ) -> Answer {
+        let trace = request.trace_id.clone().unwrap_or_else(new_trace);
+        let (worker, named) = (request.worker_id.clone(), request.timeout.is_some());
+        let control = CallControl::new();
+        let mut job = match self.prepare(request, trace.clone(), arrival, control.clone()) {
+            Ok(job) => job,
+            Err(error) => return refused(&error, meta(None, trace, arrival, warnings), &worker),
+        };
+        job.warnings = warnings;
+        job.transfer = Some(transfer.clone());
+        if !named && locked(&transfer.upload).is_some() {
+            // How long an upload takes is the client's matter, as long as it goes on.
+            job.limits.wait = self.longest_call();
+        }
+        let guard = DisconnectGuard(Some(control));
+        let answer = self.spawn(job).await;
+        guard.disarm();
+        answer
+    }
+}
+
+impl Download {
+    /// Sends the stream from a task of its own, which ends, and lets go of the session, with the last byte, with its reader,
+    /// with the session, at the server's end, or when the reader takes nothing for a minute.
+    pub(crate) fn send(self, executor: &Arc<ToolExecutor>, trace: Option<TraceId>) -> Pieces {
+        let (sender, pieces) = channel(2);
+        let executor = executor.clone();
+        executor.clone().calls.spawn(async move {
+            let Self { mut stream, lease, _kept } = self;
+            let session = lease.as_ref().map(|lease| lease.session.cancel.clone());
+            let ended = async {
+                match session {
+                    Some(session) => session.cancelled_owned().await,
+                    None => pending().await,
+                }
+            };
+            let sent = tokio::select! {
+                biased;
+                () = sender.closed() => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
+                () = executor.shutdown.cancelled() => Err(ToolError::shutting_down()),
+                () = ended => Err(ToolError::new(ErrorCode::CANCELLED, "the session ended during the download")),
+                sent = catch(copy(&mut stream, &sender)) => sent.and_then(|sent| sent),
+            };
+            drop(stream);
+            if let Err(error) = sent {
+                let trace = trace.as_ref().map(TraceId::as_str);
+                tracing::info!(trace, code = error.code().number(), %error, "a download was cut off");
+            }
+        });
+        pieces
+    }
+}
+
+async fn copy(stream: &mut ByteStream, sender: &Sender<Option<Bytes>>) -> Result<()> {
+    while let Some(mut chunk) = stream.next().await? {
+        while !chunk.is_empty() {
+            let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
+            hand(sender, Some(piece)).await?;
+        }
+    }
+    hand(sender, None).await
+}
+
+async fn hand(sender: &Sender<Option<Bytes>>, piece: Option<Bytes>) -> Result<()> {
+    match timeout(STALL_LIMIT, sender.send(piece)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
+        Err(_) => {
+            let message = format!("the client read nothing for {} s", STALL_LIMIT.as_secs());
+            Err(ToolError::new(ErrorCode::CANCELLED, message).with_reason("stalled"))
+        }
+    }
+}

@@ -69,6 +69,7 @@ pub struct ByteStream {
     source: Source,
     read: u64,
     hasher: Option<Sha256>,
+    ended: bool,
     /// Said again to whoever goes on reading: after a failure there is no end that could be taken for a clean one.
     failed: Option<ToolError>,
 }
@@ -91,6 +92,7 @@ impl ByteStream {
             source,
             read: 0,
             hasher: None,
+            ended: false,
             failed: None,
         }
     }
@@ -213,9 +215,14 @@ impl ByteStream {
         if let Some(error) = &self.failed {
             return Poll::Ready(Err(error.clone()));
         }
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
         let chunk = ready!(self.source.poll(context)).and_then(|chunk| self.account(chunk));
-        if let Err(error) = &chunk {
-            self.failed = Some(error.clone());
+        match &chunk {
+            Ok(Some(_)) => {}
+            Ok(None) => self.ended = true,
+            Err(error) => self.failed = Some(error.clone()),
         }
         Poll::Ready(chunk)
     }
@@ -335,6 +342,10 @@ impl Stream for ByteStream {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        if self.failed.is_some() {
+            // Said once: what collects a stream waits for its end.
+            return Poll::Ready(None);
+        }
         self.poll(context).map(Result::transpose)
     }
 }

@@ -5,6 +5,7 @@ mod harness;
 
 mod admission;
 mod batch;
+mod bytes;
 mod cli;
 mod golden;
 mod idempotency;

@@ -1,5 +1,7 @@
 //! `probe`: a backend that misbehaves on request, and counts its hooks.
 
+mod bytes;
+
 use std::{
     collections::BTreeMap,
     sync::{

@@ -169,8 +169,13 @@ impl Call {
         let mut params = fields.params.take().unwrap_or_default();
         for (name, text) in query {
             let known = tool.map(|tool| &tool.info.input_schema["properties"][&name]);
-            if name == "worker_id" && known.is_none_or(Value::is_null) && fields.worker_id.is_none() {
-                fields.worker_id = id("worker_id", Some(text), WorkerId::parse)?;
+            if name == "worker_id" && known.is_none_or(Value::is_null) {
+                let worker = id("worker_id", Some(text), WorkerId::parse)?;
+                if fields.worker_id.is_some() && fields.worker_id != worker {
+                    let expected = "the one of the header or the body";
+                    return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, name, expected, "another"));
+                }
+                fields.worker_id = worker;
                 continue;
             }
             let value = tool.map_or_else(|| Value::from(&*text), |tool| tool.info.value_of(&name, &text));

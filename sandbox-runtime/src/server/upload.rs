@@ -157,7 +157,9 @@ pub(super) fn part(multipart: Multipart, field: Field, promise: Promise) -> (Byt
         };
         read.0.set(end.is_ok());
         let _ = sender.send(end).await;
-        leave_unread(multipart);
+        if !read.get() {
+            leave_unread(multipart);
+        }
     });
     (promise.stream(pieces), whole)
 }

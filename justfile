@@ -23,6 +23,7 @@ golden:
 bench *ARGS:
     cargo bench -p sandbox-tests --bench http -- {{ARGS}}
     cargo bench -p sandbox-tests --bench sessions
+    cargo bench -p sandbox-tests --bench bytes
 
 # Build and open the documentation.
 docs:

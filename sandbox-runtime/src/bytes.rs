@@ -422,3 +422,6 @@ fn last_part(name: &str) -> Option<String> {
     let last: String = last.chars().filter(|c| !c.is_control()).collect();
     (!matches!(last.trim(), "" | "." | "..")).then_some(last)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[cfg(feature = "server")]
-pub(crate) use sending::Pieces;
+pub(crate) use sending::{Pieces, STALL_LIMIT};
 
 /// What one call hands over beside its JSON. Whoever waits for the call owns it: with them goes what it holds.
 pub(crate) struct Transfer {

@@ -195,6 +195,8 @@ fn a_checksum_is_held_to() {
         let wrong = place.call("POST", path, &[("Content-Digest", HELLO_DIGEST)], b"hallo");
         assert_eq!((wrong.status, wrong.reason()), (400, "checksum"));
     }
+    let other = place.call("POST", "/execute/probe:measure", &[("Content-Digest", "sha-512=:AAAA:")], b"hello");
+    assert!(other.body["meta"]["warnings"][0].as_str().unwrap().contains("sha-256"), "{other:?}");
     let none = place.call("POST", "/execute/probe:store?name=b", &[("Content-Digest", "sha-256=:x:")], b"hello");
     assert_eq!(none.body["error"]["parameter"], "Content-Digest");
     assert_eq!(place.names(), ["a"]);
@@ -300,6 +302,11 @@ fn a_download_says_what_it_is() {
     let head = place.download("HEAD", "/execute/probe:fetch?name=f", &[("Range", "bytes=1-2")]);
     head.is(200, "");
     assert_eq!((head.header("content-length"), head.header("etag")), (Some("5"), Some(header("etag"))));
+    place.put("empty", b"");
+    place.download("GET", "/execute/probe:fetch?name=empty", &[]).is(200, "");
+    place.download("HEAD", "/execute/probe:drip?bytes=10", &[]).is(200, "");
+    let embedded = place.call("GET", "/execute/probe:fetch?name=f", &[("Sec-Fetch-Site", "cross-site")], b"");
+    assert_eq!((embedded.status, embedded.reason()), (403, "origin"));
     let none = place.call("GET", "/execute/probe:fetch?name=missing", &[], b"");
     assert_eq!((none.status, none.code()), (404, 4014));
     assert!(!none.body.to_string().contains(place.folder.path().to_str().unwrap()));

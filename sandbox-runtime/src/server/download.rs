@@ -1,6 +1,7 @@
 //! A tool's stream as an HTTP response: its headers, the part that was asked for, and its pieces as they come.
 
 use std::{
+    net::TcpListener,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -28,7 +29,7 @@ use crate::{
     bytes::ByteStream,
     error::ToolError,
     executor::ToolExecutor,
-    transfer::{Download, Pieces},
+    transfer::{Download, Pieces, STALL_LIMIT},
 };
 
 /// Up to here the checksum of what is in memory is worked out for the answer.
@@ -43,18 +44,20 @@ pub(super) fn respond(
 ) -> HttpResponse {
     let trace = answer.meta.trace_id.clone();
     let stream = &mut download.stream;
+    let digest = digest(stream);
+    let etag = etag(stream, digest.as_ref());
     let mut response = HttpResponse::Ok();
-    describe(&mut response, stream);
+    describe(&mut response, stream, digest, etag.as_deref());
     remark(&mut response, &answer);
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && is_known(request, stream) {
+    if reads && is_known(request, stream, etag.as_deref()) {
         return response.status(StatusCode::NOT_MODIFIED).finish();
     }
     let whole = stream.len();
     if *request.method() == Method::HEAD {
         return response.body(Headless(whole));
     }
-    if let Some(range) = range(request, stream) {
+    if let Some(range) = range(request, stream, etag.as_deref()) {
         let total = whole.unwrap_or_default();
         let Some((start, len)) = range else {
             return unsatisfiable(answer, total);
@@ -67,12 +70,22 @@ pub(super) fn respond(
     match stream.in_memory() {
         // Nothing is left to be read, and so no session to be kept. One whose checksum was promised is read like others.
         Some(bytes) if !checked => response.body(bytes.clone()),
+        _ if len == Some(0) => response.body(Bytes::new()),
         _ => response.body(Body { pieces: download.send(executor, trace), len, done: false }),
     }
 }
 
+/// Ends the connections of clients that take nothing of what is sent to them: the server writes to them, and notices that a
+/// download was cut, only when there is room.
+pub(super) fn end_stalled(listener: &TcpListener) {
+    let milliseconds = u32::try_from(STALL_LIMIT.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(listener, milliseconds) {
+        tracing::debug!(%error, "connections that stall are not ended");
+    }
+}
+
 /// What can be said of the stream before it is sent.
-fn describe(response: &mut HttpResponseBuilder, stream: &ByteStream) {
+fn describe(response: &mut HttpResponseBuilder, stream: &ByteStream, digest: Option<[u8; 32]>, etag: Option<&str>) {
     let shown = stream.shown_type();
     response.insert_header((header::CONTENT_TYPE, header_text(shown).unwrap_or("application/octet-stream")));
     // What a tool hands out may come from anywhere: no browser shall take it for a page.
@@ -83,14 +96,10 @@ fn describe(response: &mut HttpResponseBuilder, stream: &ByteStream) {
     if stream.is_seekable() {
         response.insert_header((header::ACCEPT_RANGES, "bytes"));
     }
-    let digest = stream.sha256().copied().or_else(|| {
-        let bytes = stream.in_memory().filter(|bytes| bytes.len() <= MAX_DIGESTED_BYTES)?;
-        Some(Sha256::digest(bytes).into())
-    });
     if let Some(digest) = digest {
         response.insert_header(("Repr-Digest", format!("sha-256=:{}:", STANDARD.encode(digest))));
     }
-    if let Some(etag) = etag(stream) {
+    if let Some(etag) = etag {
         response.insert_header((header::ETAG, etag));
     }
     if let Some(modified) = stream.last_modified() {
@@ -114,13 +123,18 @@ fn header_text(text: &str) -> Option<&str> {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then_some(text)
 }
 
-/// The stream's own, or that of content in memory.
-fn etag(stream: &ByteStream) -> Option<String> {
-    let own = stream.etag().and_then(header_text).map(str::to_owned);
-    own.or_else(|| {
+/// The checksum that is known, or easily had.
+fn digest(stream: &ByteStream) -> Option<[u8; 32]> {
+    stream.sha256().copied().or_else(|| {
         let bytes = stream.in_memory().filter(|bytes| bytes.len() <= MAX_DIGESTED_BYTES)?;
-        Some(format!("\"{}\"", STANDARD.encode(&Sha256::digest(bytes)[..18])))
+        Some(Sha256::digest(bytes).into())
     })
+}
+
+/// The stream's own, or that of its content.
+fn etag(stream: &ByteStream, digest: Option<&[u8; 32]>) -> Option<String> {
+    let own = stream.etag().and_then(header_text).map(str::to_owned);
+    own.or_else(|| digest.map(|digest| format!("\"{}\"", STANDARD.encode(&digest[..18]))))
 }
 
 /// `attachment`, with the name in both spellings where it needs the second (RFC 6266).
@@ -136,12 +150,12 @@ fn attachment(name: &str) -> ContentDisposition {
 }
 
 /// Whether the client has the content already.
-fn is_known(request: &HttpRequest, stream: &ByteStream) -> bool {
+fn is_known(request: &HttpRequest, stream: &ByteStream, etag: Option<&str>) -> bool {
     let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     if let Some(known) = text(header::IF_NONE_MATCH) {
-        let Some(etag) = etag(stream) else { return false };
+        let Some(etag) = etag else { return false };
         let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-        return known.trim() == "*" || known.split(',').any(|known| opaque(known) == opaque(&etag));
+        return known.trim() == "*" || known.split(',').any(|known| opaque(known) == opaque(etag));
     }
     let since = text(header::IF_MODIFIED_SINCE).and_then(|date| date.parse::<HttpDate>().ok());
     since.zip(stream.last_modified()).is_some_and(|(since, modified)| seconds(modified) <= seconds(since.into()))
@@ -153,7 +167,7 @@ fn seconds(time: SystemTime) -> u64 {
 
 /// The part that is asked for, as its beginning and its length: `None` if all of it is, `Some(None)` if there is none such.
 #[expect(clippy::option_option, reason = "no range, a range outside of the content, a range")]
-fn range(request: &HttpRequest, stream: &ByteStream) -> Option<Option<(u64, u64)>> {
+fn range(request: &HttpRequest, stream: &ByteStream, etag: Option<&str>) -> Option<Option<(u64, u64)>> {
     let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let total = stream.len().filter(|_| stream.is_seekable())?;
     let wanted = text(header::RANGE)?;
@@ -161,7 +175,7 @@ fn range(request: &HttpRequest, stream: &ByteStream) -> Option<Option<(u64, u64)
         let same = match condition.parse::<HttpDate>() {
             Ok(date) => stream.last_modified().is_some_and(|modified| seconds(modified) == seconds(date.into())),
             // Weak ones never are the same here.
-            Err(_) => etag(stream).is_some_and(|etag| etag == condition.trim() && !etag.starts_with("W/")),
+            Err(_) => etag.is_some_and(|etag| etag == condition.trim() && !etag.starts_with("W/")),
         };
         if !same {
             return None;

@@ -133,6 +133,7 @@ impl HttpServiceServerBuilder {
             tracing::warn!("server.control_port is set, and this version opens no control port");
         }
         let listener = listen(&config)?;
+        download::end_stalled(&listener);
         let address = listener.local_addr().map_err(ServerError::Http)?;
         let host = Host::start(&config, &linked)?;
         let (stop, stops) = unbounded_channel();

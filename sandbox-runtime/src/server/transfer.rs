@@ -7,7 +7,7 @@ use actix_web::{
     FromRequest as _, HttpMessage as _, HttpRequest, HttpResponse, Resource, ResponseError as _,
     http::{
         ConnectionType,
-        header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING},
+        header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, ORIGIN, TRANSFER_ENCODING},
     },
     web::{self, Bytes, Data, Path, Payload, Query},
 };
@@ -245,9 +245,20 @@ fn with_member(params: &str, name: &str, mark: &str) -> Result<Box<serde_json::v
 
 type Answered = Result<HttpResponse, Failure>;
 
+/// A page of elsewhere that shows the address as an image, say, must not run a tool; such a request names no `Origin`.
+fn refuse_embedding(request: &HttpRequest) -> Result<()> {
+    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if request.headers().contains_key(ORIGIN) || !matches!(site, Some(b"cross-site" | b"same-site")) {
+        return Ok(());
+    }
+    let message = "a web page of another origin may not embed this";
+    Err(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("origin"))
+}
+
 /// `GET` and `HEAD`: for tools that change nothing.
 async fn read(request: HttpRequest, service: Data<Service>, name: Path<String>) -> Answered {
     let arrival = Instant::now();
+    refuse_embedding(&request)?;
     let query = query(&request)?;
     let tool = service.executor.registry().resolve(&name).ok();
     if let Some(tool) = tool.as_ref().filter(|tool| !tool.info.read_only) {
@@ -286,6 +297,7 @@ async fn call(request: HttpRequest, service: Data<Service>, name: Path<String>, 
                 Ok(prepared) => prepared,
                 Err(error) => return Err(Failure::unread(error, None, payload)),
             };
+            call.warnings.extend(promise.remark());
             let (stream, whole) = raw(payload, promise);
             call.upload = Some((parameter.to_owned(), stream, whole));
             Ok(call.run(&service, &request).await)
@@ -370,6 +382,7 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
         Ok(promise) => promise,
         Err(error) => return Err(Failure::unread(error, None, (field, parts))),
     };
+    call.warnings.extend(promise.remark());
     let (stream, whole) = part(parts, field, promise);
     call.upload = Some((parameter.to_owned(), stream, whole));
     Ok(call.run(service, request).await)

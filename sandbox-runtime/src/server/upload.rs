@@ -52,6 +52,8 @@ pub(super) struct Promise {
     file_name: Option<String>,
     length: Option<u64>,
     sha256: Option<[u8; 32]>,
+    /// A checksum is promised, and none that is known here.
+    unchecked: bool,
     limit_bytes: u64,
 }
 
@@ -73,14 +75,22 @@ impl Promise {
             return Err(ToolError::new(ErrorCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let sha256 = headers.get("content-digest").or_else(|| headers.get("repr-digest"));
+        let promised = sha256.is_some();
+        let sha256 = sha256.map(|value| digest(value.to_str().unwrap_or_default())).transpose()?.flatten();
         let name = headers.get(CONTENT_DISPOSITION).and_then(|value| ContentDisposition::from_raw(value).ok());
         Ok(Self {
             content_type: text(CONTENT_TYPE).map(str::to_owned),
             file_name: name.as_ref().and_then(file_name),
             length,
-            sha256: sha256.map(|value| digest(value.to_str().unwrap_or_default())).transpose()?.flatten(),
+            sha256,
+            unchecked: promised && sha256.is_none(),
             limit_bytes,
         })
+    }
+
+    /// What the client should know beside its answer.
+    pub(super) fn remark(&self) -> Option<String> {
+        self.unchecked.then(|| "the checksum of the upload is not checked: expected `sha-256`".to_owned())
     }
 
     fn stream(self, pieces: Receiver<Result<Option<Bytes>>>) -> ByteStream {

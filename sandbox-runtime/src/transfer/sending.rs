@@ -12,6 +12,7 @@ use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{Download, Transfer, locked};
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// How long a reader may take none of the bytes that are ready for it: until then it holds a session.
-const STALL_LIMIT: Duration = Duration::from_mins(1);
+pub(crate) const STALL_LIMIT: Duration = Duration::from_mins(1);
 
 /// The largest piece that is handed to the reader at once, so that a slow one is seen to go on.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -86,7 +87,7 @@ impl Download {
         let (sender, pieces) = channel(2);
         let executor = executor.clone();
         executor.clone().calls.spawn(async move {
-            let Self { mut stream, lease, _kept } = self;
+            let Self { stream, lease, _kept } = self;
             let session = lease.as_ref().map(|lease| lease.session.cancel.clone());
             let ended = async {
                 match session {
@@ -94,20 +95,29 @@ impl Download {
                     None => pending().await,
                 }
             };
-            let sent = tokio::select! {
-                biased;
-                () = sender.closed() => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
-                () = executor.shutdown.cancelled() => Err(ToolError::shutting_down()),
-                () = ended => Err(ToolError::new(ErrorCode::CANCELLED, "the session ended during the download")),
-                sent = catch(copy(&mut stream, &sender)) => sent.and_then(|sent| sent),
-            };
-            drop(stream);
+            let sent = deliver(stream, &sender, &executor.shutdown, ended).await;
             if let Err(error) = sent {
                 let trace = trace.as_ref().map(TraceId::as_str);
                 tracing::info!(trace, code = error.code().number(), %error, "a download was cut off");
             }
         });
         pieces
+    }
+}
+
+/// Hands everything on; whatever ends it, the source is gone when it returns.
+async fn deliver(
+    mut stream: ByteStream,
+    sender: &Sender<Option<Bytes>>,
+    shutdown: &CancellationToken,
+    ended: impl Future<Output = ()>,
+) -> Result<()> {
+    tokio::select! {
+        biased;
+        () = sender.closed() => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
+        () = shutdown.cancelled() => Err(ToolError::shutting_down()),
+        () = ended => Err(ToolError::new(ErrorCode::CANCELLED, "the session ended during the download")),
+        sent = catch(copy(&mut stream, sender)) => sent.and_then(|sent| sent),
     }
 }
 
@@ -129,5 +139,69 @@ async fn hand(sender: &Sender<Option<Bytes>>, piece: Option<Bytes>) -> Result<()
             let message = format!("the client read nothing for {} s", STALL_LIMIT.as_secs());
             Err(ToolError::new(ErrorCode::CANCELLED, message).with_reason("stalled"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        pin::Pin,
+        sync::Arc,
+        task::{Context, Poll},
+    };
+
+    use super::*;
+
+    /// Without end, or with a panic; it is seen whether it is still there.
+    struct Source(Arc<()>, bool);
+
+    impl futures_core::Stream for Source {
+        type Item = Result<Bytes>;
+
+        fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+            assert!(!self.1, "as asked");
+            Poll::Ready(Some(Ok(Bytes::from_static(&[0; 1000]))))
+        }
+    }
+
+    async fn cut(panics: bool, reads: bool, leaves: bool, stops: bool, ended: impl Future<Output = ()>) -> ToolError {
+        let alive = Arc::new(());
+        let (sender, mut pieces) = channel(2);
+        let stream = ByteStream::from_stream(Source(alive.clone(), panics));
+        let shutdown = CancellationToken::new();
+        let reader = async move {
+            while reads && pieces.recv().await.is_some() {
+                tokio::time::sleep(STALL_LIMIT - Duration::from_secs(1)).await;
+            }
+            if leaves {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            } else {
+                pending::<()>().await;
+            }
+        };
+        let reader = tokio::spawn(reader);
+        if stops {
+            shutdown.cancel();
+        }
+        let error = deliver(stream, &sender, &shutdown, ended).await.expect_err("must be cut off");
+        assert_eq!(Arc::strong_count(&alive), 1, "the source is gone: {error}");
+        drop(sender);
+        reader.abort();
+        error
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_ends_a_download_drops_its_source() {
+        assert_eq!(cut(false, false, false, false, pending()).await.body().reason.as_deref(), Some("stalled"));
+        assert_eq!(cut(false, false, true, false, pending()).await.message(), "the client left");
+        assert_eq!(cut(true, true, false, false, pending()).await.code(), ErrorCode::UNEXPECTED_ERROR);
+        assert_eq!(cut(false, true, false, true, pending()).await.code(), ErrorCode::SHUTTING_DOWN);
+        let ended = tokio::time::sleep(STALL_LIMIT * 5);
+        assert!(
+            cut(false, true, false, false, ended).await.message().contains("session ended"),
+            "a slow reader goes on"
+        );
+        assert!(cut(false, true, false, false, ready(())).await.message().contains("session ended"));
     }
 }

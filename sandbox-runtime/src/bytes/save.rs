@@ -33,8 +33,17 @@ pub(super) async fn save(mut stream: ByteStream, target: PathBuf) -> Result<Save
     let expected = if stream.hasher.is_none() { stream.sha256.take() } else { None };
     let beside = target.clone();
     let mut part = Writing::Idle(blocking(move || Part::create(&beside)).await??);
-    while let Some(batch) = gather(&mut stream).await? {
-        part = Writing::Busy(part.done().await?.write(batch));
+    loop {
+        match gather(&mut stream).await {
+            Ok(Some(batch)) => part = Writing::Busy(part.done().await?.write(batch)),
+            Ok(None) => break,
+            Err(error) => {
+                // Who is told of the failure finds nothing left.
+                let part = part.done().await;
+                blocking(move || drop(part)).await?;
+                return Err(error);
+            }
+        }
     }
     let part = part.done().await?;
     blocking(move || part.finish(&target, expected)).await?

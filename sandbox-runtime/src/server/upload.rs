@@ -21,7 +21,8 @@ use futures_core::Stream;
 use sandbox_types::ErrorCode;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::{sleep, timeout},
+    task::spawn_blocking,
+    time::timeout,
 };
 
 use super::render::leave_unread;
@@ -40,8 +41,8 @@ const PIECES: usize = 8;
 /// as it arrives costs the connection an acknowledgement, and both sides a wake-up: several times what moving it costs.
 const BULK_BYTES: u64 = 1024 * 1024;
 
-/// The moment.
-const GATHERING: Duration = Duration::from_millis(1);
+/// The moment: shorter than the timers of the runtime can be, or the connection's window would be what limits the upload.
+const GATHERING: Duration = Duration::from_micros(50);
 
 /// Whether a request's body was read to its end: if not, its connection must be closed with the answer.
 #[derive(Clone, Default)]
@@ -192,7 +193,7 @@ async fn pump<E>(
     loop {
         let ready = poll_fn(|context| Poll::Ready(Pin::new(&mut *source).poll_next(context))).await;
         if ready.is_pending() && limit_bytes - left > BULK_BYTES {
-            sleep(GATHERING).await;
+            let _ = spawn_blocking(|| std::thread::sleep(GATHERING)).await;
         }
         let next = match ready {
             Poll::Ready(next) => Ok(next),

@@ -31,6 +31,7 @@ pub(crate) struct Transfer {
 type Kept = (Turn, TaskTrackerToken);
 
 /// A result that is sent as it is.
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "downloads go over HTTP"))]
 pub(crate) struct Download {
     pub(crate) stream: ByteStream,
     // After the stream: what it is made of is gone before its session's cleanup starts.

@@ -34,7 +34,7 @@ fn main() {
     let folder = std::env::temp_dir().join(format!("sandbox-bench-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
     let _removed = Removed(&folder);
-    let piece: Vec<u8> = (0..CLIENT_BYTES).map(|at| (at * 31 % 251) as u8).collect();
+    let piece: Vec<u8> = (0..=250).cycle().take(CLIENT_BYTES).collect();
     let mut file = std::fs::File::create(folder.join("source")).unwrap();
     (0..mib).for_each(|_| file.write_all(&piece).unwrap());
     drop(file);

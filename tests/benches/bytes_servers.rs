@@ -98,13 +98,13 @@ async fn get(request: HttpRequest) -> HttpResponse {
     let range = request.headers().get("range").unwrap().to_str().unwrap();
     let last: u64 = range.rsplit('-').next().unwrap().parse().unwrap();
     let file = web::block(|| File::open(place("source"))).await.unwrap().unwrap();
-    HttpResponse::Ok().body(SizedStream::new(last + 1, Reading { file: Some(file), left: last + 1, reading: None }))
+    HttpResponse::Ok().body(SizedStream::new(last + 1, Reading { file: Some(file), left: last + 1, piece: None }))
 }
 
 struct Reading {
     file: Option<File>,
     left: u64,
-    reading: Option<JoinHandle<std::io::Result<(File, Bytes)>>>,
+    piece: Option<JoinHandle<std::io::Result<(File, Bytes)>>>,
 }
 
 impl Stream for Reading {
@@ -116,13 +116,13 @@ impl Stream for Reading {
             return Poll::Ready(None);
         }
         if let Some(mut file) = self.file.take() {
-            self.reading = Some(spawn_blocking(move || {
+            self.piece = Some(spawn_blocking(move || {
                 let mut piece = Vec::with_capacity(wanted as usize);
                 (&mut file).take(wanted).read_to_end(&mut piece)?;
                 Ok((file, piece.into()))
             }));
         }
-        let (file, piece) = ready!(Pin::new(self.reading.as_mut().unwrap()).poll(context)).unwrap()?;
+        let (file, piece) = ready!(Pin::new(self.piece.as_mut().unwrap()).poll(context)).unwrap()?;
         self.file = Some(file);
         self.left -= piece.len() as u64;
         Poll::Ready(Some(Ok(piece)))

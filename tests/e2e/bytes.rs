@@ -1,6 +1,7 @@
 //! Uploads and downloads beside the JSON.
 
 use std::{
+    fmt::Write as _,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
     time::Duration,
@@ -20,10 +21,10 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self::with(json!({}))
+        Self::with(&json!({}))
     }
 
-    fn with(server: Value) -> Self {
+    fn with(server: &Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({ "server": server, "resources": { "probe": {} } });
         let server = Server::start_with(&config, &[("PROBE_FOLDER", folder.path().to_str().unwrap())]);
@@ -115,7 +116,7 @@ fn begin(server: &Server, path: &str, headers: &str) -> TcpStream {
 fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {
     let mut body = String::new();
     for (head, content) in parts {
-        body.push_str(&format!("--XX\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n"));
+        write!(body, "--XX\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n").unwrap();
     }
     body.push_str("--XX--\r\n");
     body.into_bytes()
@@ -204,7 +205,7 @@ fn a_checksum_is_held_to() {
 
 #[test]
 fn an_upload_that_is_too_large_is_refused_and_leaves_nothing() {
-    let place = Place::with(json!({ "upload_limit_mib": 1 }));
+    let place = Place::with(&json!({ "upload_limit_mib": 1 }));
     let large = vec![7; 1024 * 1024 + 1];
     let known = place.call("POST", "/execute/probe:store?name=a", &[], &large);
     assert_eq!((known.status, known.code()), (413, 4016));
@@ -258,7 +259,7 @@ fn an_upload_that_is_cut_off_leaves_nothing() {
 #[test]
 fn a_tool_that_reads_slowly_holds_the_client_back() {
     let place = Place::new();
-    place.call("POST", "/execute/probe:measure", &[], &[0; 100_000]).data();
+    place.call("POST", "/execute/probe:measure", &[], &vec![0; 100_000]).data();
     for path in ["/execute/probe:measure?wait_ms=60000", "/execute/probe:measure?pause_ms=50"] {
         let mut stream = begin(&place.server, path, "Content-Length: 209715200\r\n");
         let before = place.rss_kib();
@@ -480,7 +481,7 @@ fn an_upload_can_be_a_download() {
 
 #[test]
 fn a_mistake_is_named() {
-    let place = Place::with(json!({ "upload_limit_mib": 1 }));
+    let place = Place::with(&json!({ "upload_limit_mib": 1 }));
     let parameter = |reply: &Reply| reply.body["error"]["parameter"].as_str().unwrap_or_default().to_owned();
     let wrong = place.call("POST", "/execute/probe:measure?pause_ms=soon", &[], b"hello");
     assert_eq!((wrong.status, &*parameter(&wrong)), (400, "pause_ms"));

@@ -41,9 +41,6 @@ const PIECES: usize = 8;
 /// as it arrives costs the connection an acknowledgement, and both sides a wake-up: several times what moving it costs.
 const BULK_BYTES: u64 = 1024 * 1024;
 
-/// The moment: shorter than the timers of the runtime can be, or the connection's window would be what limits the upload.
-const GATHERING: Duration = Duration::from_micros(50);
-
 /// Whether a request's body was read to its end: if not, its connection must be closed with the answer.
 #[derive(Clone, Default)]
 pub(super) struct Whole(Rc<Cell<bool>>);
@@ -193,7 +190,8 @@ async fn pump<E>(
     loop {
         let ready = poll_fn(|context| Poll::Ready(Pin::new(&mut *source).poll_next(context))).await;
         if ready.is_pending() && limit_bytes - left > BULK_BYTES {
-            let _ = spawn_blocking(|| std::thread::sleep(GATHERING)).await;
+            // The way to another thread and back: a timer is longer, and the connection's window would then be the limit.
+            let _ = spawn_blocking(|| ()).await;
         }
         let next = match ready {
             Poll::Ready(next) => Ok(next),

@@ -145,7 +145,7 @@ async fn hand(sender: &Sender<Option<Bytes>>, piece: Option<Bytes>) -> Result<()
 #[cfg(test)]
 mod tests {
     use std::{
-        future::{pending, ready},
+        future::pending,
         pin::Pin,
         sync::Arc,
         task::{Context, Poll},
@@ -154,54 +154,60 @@ mod tests {
     use super::*;
 
     /// Without end, or with a panic; it is seen whether it is still there.
-    struct Source(Arc<()>, bool);
+    struct Source {
+        panics: bool,
+        _alive: Arc<()>,
+    }
 
     impl futures_core::Stream for Source {
         type Item = Result<Bytes>;
 
         fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-            assert!(!self.1, "as asked");
+            assert!(!self.panics, "as asked");
             Poll::Ready(Some(Ok(Bytes::from_static(&[0; 1000]))))
         }
     }
 
-    async fn cut(panics: bool, reads: bool, leaves: bool, stops: bool, ended: impl Future<Output = ()>) -> ToolError {
+    enum Reader {
+        Slow,
+        Stalled,
+        Leaving,
+    }
+
+    async fn cut(panics: bool, reader: Reader, stopping: bool, ended: impl Future<Output = ()>) -> ToolError {
         let alive = Arc::new(());
         let (sender, mut pieces) = channel(2);
-        let stream = ByteStream::from_stream(Source(alive.clone(), panics));
+        let stream = ByteStream::from_stream(Source { panics, _alive: alive.clone() });
         let shutdown = CancellationToken::new();
-        let reader = async move {
-            while reads && pieces.recv().await.is_some() {
-                tokio::time::sleep(STALL_LIMIT - Duration::from_secs(1)).await;
-            }
-            if leaves {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            } else {
-                pending::<()>().await;
-            }
-        };
-        let reader = tokio::spawn(reader);
-        if stops {
+        if stopping {
             shutdown.cancel();
         }
+        let reader = tokio::spawn(async move {
+            match reader {
+                Reader::Slow => {
+                    while pieces.recv().await.is_some() {
+                        tokio::time::sleep(STALL_LIMIT.mul_f64(0.9)).await;
+                    }
+                }
+                Reader::Stalled => pending().await,
+                Reader::Leaving => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+            drop(pieces);
+        });
         let error = deliver(stream, &sender, &shutdown, ended).await.expect_err("must be cut off");
         assert_eq!(Arc::strong_count(&alive), 1, "the source is gone: {error}");
-        drop(sender);
         reader.abort();
         error
     }
 
     #[tokio::test(start_paused = true)]
     async fn whatever_ends_a_download_drops_its_source() {
-        assert_eq!(cut(false, false, false, false, pending()).await.body().reason.as_deref(), Some("stalled"));
-        assert_eq!(cut(false, false, true, false, pending()).await.message(), "the client left");
-        assert_eq!(cut(true, true, false, false, pending()).await.code(), ErrorCode::UNEXPECTED_ERROR);
-        assert_eq!(cut(false, true, false, true, pending()).await.code(), ErrorCode::SHUTTING_DOWN);
-        let ended = tokio::time::sleep(STALL_LIMIT * 5);
-        assert!(
-            cut(false, true, false, false, ended).await.message().contains("session ended"),
-            "a slow reader goes on"
-        );
-        assert!(cut(false, true, false, false, ready(())).await.message().contains("session ended"));
+        let stalled = cut(false, Reader::Stalled, false, pending()).await;
+        assert_eq!(stalled.body().reason.as_deref(), Some("stalled"));
+        assert_eq!(cut(false, Reader::Leaving, false, pending()).await.message(), "the client left");
+        assert_eq!(cut(true, Reader::Slow, false, pending()).await.code(), ErrorCode::UNEXPECTED_ERROR);
+        assert_eq!(cut(false, Reader::Slow, true, pending()).await.code(), ErrorCode::SHUTTING_DOWN);
+        let ended = cut(false, Reader::Slow, false, tokio::time::sleep(STALL_LIMIT * 5)).await;
+        assert!(ended.message().contains("session ended"), "a slow reader goes on: {ended}");
     }
 }

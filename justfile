@@ -23,7 +23,9 @@ golden:
 bench *ARGS:
     cargo bench -p sandbox-tests --bench http -- {{ARGS}}
     cargo bench -p sandbox-tests --bench sessions
+    cargo bench -p sandbox-tests --bench streams
     cargo bench -p sandbox-tests --bench control
+    cargo bench -p sandbox-tests --bench bytes
 
 # Build and open the documentation.
 docs:

@@ -179,7 +179,7 @@ async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, Strin
     client.execute_request(&request).await.map_err(|error| error.to_string())
 }
 
-/// One JSON object, or `key=value` pairs: a value is text where the schema takes a string, else JSON.
+/// One JSON object, or `key=value` pairs, whose values are read by the tool's schema.
 fn params(given: &[String], tool: Option<&ToolInfo>) -> Result<Map<String, Value>, String> {
     if let [one] = given
         && one.trim_start().starts_with('{')
@@ -191,28 +191,12 @@ fn params(given: &[String], tool: Option<&ToolInfo>) -> Result<Map<String, Value
         let Some((key, text)) = pair.split_once('=') else {
             return Err(format!("expected key=value or one JSON object, found `{pair}`"));
         };
-        let schema = tool.map(|tool| &tool.input_schema["properties"][key]);
-        let value = if schema.is_none_or(takes_text) {
-            Value::from(text)
-        } else {
-            serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
-        };
+        let value = tool.map_or_else(|| Value::from(text), |tool| tool.value_of(key, text));
         if params.insert(key.to_owned(), value).is_some() {
             return Err(format!("`{key}` is given twice"));
         }
     }
     Ok(params)
-}
-
-fn takes_text(schema: &Value) -> bool {
-    match &schema["type"] {
-        Value::String(one) => one == "string",
-        Value::Array(many) => many.iter().any(|one| one == "string"),
-        _ => {
-            schema.get("enum").is_some()
-                || schema.get("anyOf").is_some_and(|any| any.as_array().into_iter().flatten().any(takes_text))
-        }
-    }
 }
 
 fn show(answer: &Envelope, args: &Exec) -> ExitCode {

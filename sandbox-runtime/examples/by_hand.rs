@@ -76,7 +76,7 @@ fn add(call: Call<Counter>) -> ToolFuture {
         *total += params.by;
         let result: Result<Total> = Ok(Total { total: *total });
         total.finish();
-        result.into_json()
+        result.into_output()
     })
 }
 

@@ -153,6 +153,7 @@ impl ToolExecutor {
                 making: false,
                 depth: 0,
                 warnings: Vec::new(),
+                transfer: None,
             };
             let answer = self.spawn(job).await;
             reports.item(&answer);

@@ -22,7 +22,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
     batch::BatchSessions,
@@ -32,6 +32,7 @@ use crate::{
     session::Session,
     supervise::CallControl,
     tool::SessionUse,
+    transfer::Transfer,
 };
 
 /// How deep tools may call tools.
@@ -108,6 +109,8 @@ pub struct ToolContext {
     inner: Arc<Inner>,
     /// The sessions that this call and its callers hold, innermost first.
     pub(crate) frames: Option<Arc<Frame>>,
+    /// What goes beside the JSON. Weak: a context that outlives its call must not keep what the call handed over.
+    transfer: Weak<Transfer>,
 }
 
 pub(crate) struct Inner {
@@ -237,7 +240,25 @@ pub(crate) trait NestedCalls: Send + Sync {
 
 impl ToolContext {
     pub(crate) fn new(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), frames: None }
+        Self { inner: Arc::new(inner), frames: None, transfer: Weak::new() }
+    }
+
+    /// The same for a call with an upload beside its parameters, or whose result may be streamed.
+    pub(crate) fn with_transfer(mut self, transfer: Option<&Arc<Transfer>>) -> Self {
+        self.transfer = transfer.map_or_else(Weak::new, Arc::downgrade);
+        self
+    }
+
+    pub(crate) fn transfer(&self) -> Option<Arc<Transfer>> {
+        self.transfer.upgrade()
+    }
+
+    /// Leaves the call's turn, and its share of the resource, to the download that may come of it; else it is the call's own.
+    pub(crate) fn hand_over(&self, turn: Turn, token: &TaskTrackerToken) -> Turn {
+        match self.transfer() {
+            Some(transfer) => transfer.keep(turn, token.clone()),
+            None => turn,
+        }
     }
 
     pub(crate) fn inner(&self) -> &Inner {

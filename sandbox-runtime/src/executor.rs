@@ -32,7 +32,8 @@ use crate::{
     runs::RunStore,
     session::{Lease, Session},
     supervise::{Facts, caught, supervise},
-    tool::SessionUse,
+    tool::{Output, SessionUse},
+    transfer::{self, Transfer},
     watchdog::{Watchdog, Watched},
 };
 
@@ -62,7 +63,7 @@ pub struct ToolExecutor {
     pub(crate) calls: TaskTracker,
     /// Fires when calls may no longer finish. Only calls that wait listen to it: one token as the parent of every
     /// call's own would be a lock that all workers share.
-    shutdown: CancellationToken,
+    pub(crate) shutdown: CancellationToken,
     draining: AtomicBool,
     pub(crate) watchdog: Arc<Watchdog>,
 }
@@ -87,6 +88,8 @@ pub(crate) struct Job {
     pub(crate) making: bool,
     pub(crate) depth: u8,
     pub(crate) warnings: Vec<String>,
+    /// What goes beside the JSON.
+    pub(crate) transfer: Option<Arc<Transfer>>,
 }
 
 impl Job {
@@ -172,6 +175,7 @@ impl ToolExecutor {
             making: false,
             depth: 0,
             warnings,
+            transfer: None,
         };
         Ok((run, job))
     }
@@ -271,9 +275,14 @@ impl ToolExecutor {
             choice: SessionChoice { key, ..job.choice.clone() },
             depth: job.depth,
             nested: Some(self.clone()),
-        });
+        })
+        .with_transfer(job.transfer.as_ref());
         context.frames.clone_from(&job.frames);
-        resource.instance.call(tool.index, params, context, lease)?.await
+        let kept = lease.clone();
+        match resource.instance.call(tool.index, params, context, lease)?.await? {
+            Output::Json(json) => Ok(json),
+            Output::Bytes(stream) => Box::pin(transfer::answer(job.transfer.as_deref(), *stream, kept)).await,
+        }
     }
 
     /// The session that a call names, or that its callers hold, or that stands ready under its key.
@@ -497,6 +506,7 @@ impl NestedCalls for ToolExecutor {
                 making: inner.making,
                 depth: inner.depth + 1,
                 warnings: Vec::new(),
+                transfer: None,
             };
             let answer = self.spawn(job).await;
             guard.disarm();

@@ -11,6 +11,7 @@ extern crate self as sandbox_runtime;
 
 pub mod answer;
 pub mod backend;
+pub mod bytes;
 pub mod config;
 pub mod context;
 pub mod error;
@@ -48,6 +49,7 @@ mod schema;
 pub mod server;
 mod supervise;
 mod time;
+mod transfer;
 mod watchdog;
 
 pub use context::Inject;
@@ -58,6 +60,7 @@ pub use sandbox_types as types;
 /// What a backend's file needs: `use sandbox_runtime::prelude::*;`.
 pub mod prelude {
     pub use crate::{
+        bytes::{ByteStream, Saved},
         context::{Inject, ResourceContext, ToolContext},
         error::{Result, ResultExt, ToolError},
         report::Progress,

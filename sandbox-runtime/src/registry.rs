@@ -38,6 +38,9 @@ pub struct ToolEntry {
     pub(crate) blocking: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) params: ParamsSchema,
+    /// The parameter that a request's body can be.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "uploads come over HTTP"))]
+    pub(crate) upload: Option<String>,
     /// As `GET /tools` shows it.
     pub info: ToolInfo,
     /// Where it stands in the source.

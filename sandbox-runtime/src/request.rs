@@ -6,6 +6,8 @@ use sandbox_types::{BatchRequest, ErrorCode, ExecuteRequest, TraceId, WorkerId};
 use serde_json::value::RawValue;
 use tokio::{task::JoinHandle, time::Instant};
 
+#[cfg(feature = "server")]
+use crate::transfer::Transfer;
 use crate::{
     answer::{Answer, failure, meta, refused, success},
     error::{Result, ToolError},
@@ -77,6 +79,42 @@ impl ToolExecutor {
     pub fn stream(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Result<Reader, Arc<Answer>> {
         let opened = self.open_call(Instant::now(), request, true, warnings)?;
         Ok(opened.run.read_after(0, &self.runs.budget, &self.runtime))
+    }
+
+    /// Runs one tool whose upload comes, or whose result goes, beside the JSON. A caller that stops waiting cancels it.
+    #[cfg(feature = "server")]
+    pub(crate) async fn transfer(
+        self: &Arc<Self>,
+        arrival: Instant,
+        mut request: ExecuteRequest,
+        transfer: &Arc<Transfer>,
+        warnings: Vec<String>,
+    ) -> Arc<Answer> {
+        let asked = Asked {
+            worker: request.worker_id.clone(),
+            trace: request.trace_id.take().unwrap_or_else(new_trace),
+            arrival,
+            lifetime: Lifetime::Caller,
+            key: None,
+            record: false,
+            warnings,
+        };
+        let named = request.timeout.is_some();
+        let opened = match self.prepare(request, asked.trace.clone(), arrival, asked.lifetime, asked.warnings.clone()) {
+            Ok((run, mut job)) => {
+                job.transfer = Some(transfer.clone());
+                if !named && transfer.has_upload() {
+                    // How long an upload takes is the client's matter, as long as it goes on.
+                    job.limits.wait = self.longest_call();
+                }
+                self.open(asked, run, self.clone().call(job))
+            }
+            Err(error) => Err(asked.refused(&error)),
+        };
+        match opened {
+            Ok(opened) => self.answer_to_caller(opened).await,
+            Err(refusal) => refusal,
+        }
     }
 
     /// Runs the actions of a batch; its `data` is a [`BatchResult`](sandbox_types::BatchResult).

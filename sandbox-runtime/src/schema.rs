@@ -205,7 +205,12 @@ fn is_hoard(text: &str) -> bool {
 /// The typed parse of a checked value.
 pub(crate) fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
     // The path is tracked only when it is needed: that costs as much again as the parse.
-    T::deserialize(value).or_else(|_| serde_path_to_error::deserialize(value)).map_err(|error| {
+    T::deserialize(value).or_else(|_| parse_once(value))
+}
+
+/// [`parse`] for a value that can be read only once.
+pub(crate) fn parse_once<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
         let path = error.path().to_string();
         let parameter = if path == "." { "params".to_owned() } else { path };
         ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, "a value of its type", error.into_inner().to_string())

@@ -9,6 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     backend::{Backend, Location},
+    bytes::{ByteStream, Content},
     context::ToolContext,
     error::{Result, ToolError},
     hold::{Exclusive, HeldSession},
@@ -16,8 +17,16 @@ use crate::{
 };
 use sandbox_types::ErrorCode;
 
-/// What a tool's run comes to: the result as JSON, serialised once.
-pub type ToolFuture = Pin<Box<dyn Future<Output = Result<Box<RawValue>>> + Send>>;
+/// What a tool's run comes to.
+pub type ToolFuture = Pin<Box<dyn Future<Output = Result<Output>> + Send>>;
+
+/// A tool's result.
+pub enum Output {
+    /// JSON, serialised once.
+    Json(Box<RawValue>),
+    /// Bytes, which go beside the JSON where the client takes them so.
+    Bytes(Box<ByteStream>),
+}
 
 /// One function that a client can call.
 ///
@@ -180,7 +189,8 @@ pub enum SessionUse {
 }
 
 impl<B: Backend> Tool<B> {
-    /// A tool with parameters `P` and result `R`.
+    /// A tool with parameters `P` and result `R`; of one that returns a [`ByteStream`], `R` is
+    /// [`Content`](crate::bytes::Content).
     pub const fn new<P, R>(
         name: &'static str,
         description: &'static str,
@@ -190,7 +200,7 @@ impl<B: Backend> Tool<B> {
     ) -> Self
     where
         P: DeserializeOwned + JsonSchema,
-        R: Serialize + JsonSchema,
+        R: JsonSchema,
     {
         Self {
             name,
@@ -229,7 +239,10 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// [`ErrorCode::INVALID_INPUT`] when the type refuses what its schema allows.
     pub fn params<P: DeserializeOwned>(&self) -> Result<P> {
-        crate::schema::parse(&self.params)
+        match self.context.transfer() {
+            Some(transfer) => transfer.parse(&self.params),
+            None => crate::schema::parse(&self.params),
+        }
     }
 
     /// Enters the method of a tool that uses no session or shares it; waits for the session where needed.
@@ -254,6 +267,7 @@ impl<B: Backend> Call<B> {
             }
         };
         let thread = context.thread()?;
+        let turn = context.hand_over(turn, &self.token);
         context.mark_entered();
         Ok(CallScope { guard, _turn: turn, thread, backend, shared, context, _token: self.token })
     }
@@ -267,6 +281,7 @@ impl<B: Backend> Call<B> {
         let Some(held) = held else { return Err(no_session()) };
         let (mut exclusive, turn) = held.exclude(&mut context).await?;
         let thread = context.thread()?;
+        let turn = context.hand_over(turn, &self.token);
         context.mark_entered();
         exclusive.enter();
         Ok((CallScope { guard: None, _turn: turn, thread, backend, shared, context, _token: self.token }, exclusive))
@@ -277,7 +292,7 @@ fn no_session() -> ToolError {
     ToolError::new(ErrorCode::INTERNAL_ERROR, "a tool that uses a session was called without one")
 }
 
-/// What a tool may return: `Result<T, E>` with `T: Serialize + JsonSchema` and `E: Into<ToolError>`.
+/// What a tool may return: `Result<T, E>` with `T: Serialize + JsonSchema`, or `T` a [`ByteStream`], and `E: Into<ToolError>`.
 #[diagnostic::on_unimplemented(
     message = "a tool cannot return `{Self}`",
     label = "expected `Result<T>` with `T: Serialize + JsonSchema`",
@@ -287,20 +302,30 @@ pub trait ToolResult {
     /// What is serialised.
     type Value: Serialize + JsonSchema;
 
-    /// The value as JSON, or the failure.
+    /// The value as JSON, or as the bytes that it is, or the failure.
     ///
     /// # Errors
     /// What the tool answered, or [`ErrorCode::INTERNAL_ERROR`] when its value cannot be written as JSON.
-    fn into_json(self) -> Result<Box<RawValue>>;
+    fn into_output(self) -> Result<Output>;
 }
 
 impl<T: Serialize + JsonSchema, E: Into<ToolError>> ToolResult for Result<T, E> {
     type Value = T;
 
-    fn into_json(self) -> Result<Box<RawValue>> {
+    fn into_output(self) -> Result<Output> {
         let value = self.map_err(Into::into)?;
         serde_json::value::to_raw_value(&value)
+            .map(Output::Json)
             .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, format!("the result is not JSON: {error}")))
+    }
+}
+
+// Beside the one above: it is ours that a stream is not `Serialize`.
+impl<E: Into<ToolError>> ToolResult for Result<ByteStream, E> {
+    type Value = Content;
+
+    fn into_output(self) -> Result<Output> {
+        self.map(|stream| Output::Bytes(Box::new(stream))).map_err(Into::into)
     }
 }
 

@@ -49,7 +49,7 @@ fn run<B: Backend>(call: Call<B>) -> ToolFuture {
     Box::pin(async move {
         let _scope = call.enter(SessionUse::None).await?;
         let name: Result<&str> = Ok(B::ABOUT.name);
-        name.into_json()
+        name.into_output()
     })
 }
 

@@ -37,6 +37,28 @@ pub struct ToolInfo {
     pub hidden: bool,
 }
 
+impl ToolInfo {
+    /// The value of a parameter that was given as text, on a command line or in a query: text where its schema takes a
+    /// string, else JSON, and text again where it is none, so that the schema has the last word.
+    pub fn value_of(&self, parameter: &str, text: &str) -> Value {
+        if takes_text(&self.input_schema["properties"][parameter]) {
+            return Value::from(text);
+        }
+        serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+    }
+}
+
+fn takes_text(schema: &Value) -> bool {
+    match &schema["type"] {
+        Value::String(one) => one == "string",
+        Value::Array(many) => many.iter().any(|one| one == "string"),
+        _ => {
+            schema.get("enum").is_some()
+                || schema.get("anyOf").is_some_and(|any| any.as_array().into_iter().flatten().any(takes_text))
+        }
+    }
+}
+
 /// One resource, as `GET /resources` lists it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

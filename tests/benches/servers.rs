@@ -82,7 +82,7 @@ fn noop(call: Call<Bench>) -> ToolFuture {
     Box::pin(async move {
         let _params: Params = call.params()?;
         let _scope = call.enter(SessionUse::None).await?;
-        Result::<Done>::Ok(Done { ok: true }).into_json()
+        Result::<Done>::Ok(Done { ok: true }).into_output()
     })
 }
 
@@ -92,7 +92,7 @@ fn touch(call: Call<Bench>) -> ToolFuture {
         let (_scope, mut session) = call.enter_exclusive().await?;
         *session += 1;
         session.finish();
-        Result::<Done>::Ok(Done { ok: true }).into_json()
+        Result::<Done>::Ok(Done { ok: true }).into_output()
     })
 }
 

@@ -6,6 +6,7 @@ mod harness;
 
 mod admission;
 mod batch;
+mod bytes;
 mod cli;
 mod control;
 mod golden;

@@ -1,5 +1,6 @@
 //! `probe`: a backend that misbehaves on request, and counts its hooks.
 
+mod bytes;
 mod stall;
 
 use std::{

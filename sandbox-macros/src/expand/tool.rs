@@ -164,12 +164,12 @@ fn run(tool: &Tool, backend: &Type, callee: Callee<'_>, session: &TokenStream) -
     let call = if blocking { call } else { quote_spanned!(span=> #call.await) };
     let finish = exclusive.then(|| quote_spanned!(span=> exclusive.finish();));
     let output = &tool.output;
-    let into_json = path_on(output, &quote_spanned!(output.span()=> __rt::ToolResult), "into_json");
+    let into_output = path_on(output, &quote_spanned!(output.span()=> __rt::ToolResult), "into_output");
     let mut body = quote_spanned! {span=>
         #(#lets)*
         let result = #call;
         #finish
-        #into_json(result)
+        #into_output(result)
     };
     if blocking {
         body = quote_spanned!(span=> scope.block(move |scope| { #body }).await?);

@@ -73,7 +73,7 @@ const _: () = {
                                 <u32 as __rt::Parameter<_>>::sent(params.max_results),
                             )
                             .await;
-                        <Result<SearchResults> as __rt::ToolResult>::into_json(result)
+                        <Result<SearchResults> as __rt::ToolResult>::into_output(result)
                     }),
                     location: __rt::Location {
                         krate: ::core::env!("CARGO_PKG_NAME"),
@@ -170,7 +170,7 @@ const _: () = {
                                 <String as __rt::Parameter<_>>::sent(params.message),
                             )
                             .await;
-                        <Result<Echo> as __rt::ToolResult>::into_json(result)
+                        <Result<Echo> as __rt::ToolResult>::into_output(result)
                     }),
                     location: __rt::Location {
                         krate: ::core::env!("CARGO_PKG_NAME"),

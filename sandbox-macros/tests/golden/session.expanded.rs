@@ -145,7 +145,7 @@ const _: () = {
                                 &lent_1,
                             )
                             .await;
-                        <Result<Screenshot> as __rt::ToolResult>::into_json(result)
+                        <Result<Screenshot> as __rt::ToolResult>::into_output(result)
                     }),
                     location: __rt::Location {
                         krate: ::core::env!("CARGO_PKG_NAME"),
@@ -234,7 +234,7 @@ const _: () = {
                             )
                             .await;
                         exclusive.finish();
-                        <Result<()> as __rt::ToolResult>::into_json(result)
+                        <Result<()> as __rt::ToolResult>::into_output(result)
                     }),
                     location: __rt::Location {
                         krate: ::core::env!("CARGO_PKG_NAME"),
@@ -302,7 +302,7 @@ const _: () = {
                                     <Job as __rt::Parameter<_>>::sent(params.job),
                                 );
                                 exclusive.finish();
-                                <Result<u64> as __rt::ToolResult>::into_json(result)
+                                <Result<u64> as __rt::ToolResult>::into_output(result)
                             })
                             .await?
                     }),

@@ -50,7 +50,7 @@ const _: () = {
                         let _: __Params = call.params()?;
                         let scope = call.enter(__rt::SessionUse::None).await?;
                         let result = <Plain>::nothing(scope.backend()).await;
-                        <Result<()> as __rt::ToolResult>::into_json(result)
+                        <Result<()> as __rt::ToolResult>::into_output(result)
                     }),
                     location: __rt::Location {
                         krate: ::core::env!("CARGO_PKG_NAME"),
@@ -152,7 +152,7 @@ const _: () = {
                                             _,
                                         >>::lend(scope)?;
                                         let result = <Plain>::who(scope.backend(), &lent_0);
-                                        <Result<String> as __rt::ToolResult>::into_json(result)
+                                        <Result<String> as __rt::ToolResult>::into_output(result)
                                     })
                                     .await?
                             }),

@@ -44,6 +44,9 @@ pub struct ServerConfig {
     /// The largest request body, in MiB. Default: 32.
     #[schemars(range(min = 1, max = 4096))]
     pub body_limit_mib: usize,
+    /// The largest upload, in MiB: a body that a tool takes as a stream. Default: 4096.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub upload_limit_mib: u64,
     /// A folder for what must outlive the server, such as the journal of explicit sessions; null: nothing is kept.
     /// Default: null.
     pub data_dir: Option<PathBuf>,
@@ -78,6 +81,7 @@ impl Default for ServerConfig {
             run_memory_mib: 256,
             drain_seconds: 30.0,
             body_limit_mib: 32,
+            upload_limit_mib: 4096,
             data_dir: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),

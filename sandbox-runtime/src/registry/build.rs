@@ -214,8 +214,12 @@ impl Build<'_> {
                     "tool `{full_name}`: `{api_name}` is longer than the 64 characters that model APIs allow"
                 ));
             }
-            match ParamsSchema::new(view.input_schema, view.defaults) {
-                Ok(params) => {
+            let checked = ParamsSchema::new(view.input_schema, view.defaults).and_then(|params| {
+                let upload = crate::bytes::parameter(&params.published).map_err(|error| vec![error])?;
+                Ok((params, upload))
+            });
+            match checked {
+                Ok((params, upload)) => {
                     let info = info(&view, &full_name, api_name, resource_type.clone(), &params);
                     self.tools.push(Arc::new(ToolEntry {
                         full_name,
@@ -225,6 +229,7 @@ impl Build<'_> {
                         blocking: view.blocking,
                         timeout: view.timeout,
                         params,
+                        upload,
                         info,
                         location: view.location,
                         backend: backend.backend.type_id(),

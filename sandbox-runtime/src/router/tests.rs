@@ -88,7 +88,7 @@ fn touch(call: Call<Odd>) -> ToolFuture {
         let (_scope, session) = call.enter_exclusive().await?;
         session.finish();
         let result = if fail { Err(ToolError::execution("as asked")) } else { Ok(()) };
-        result.into_json()
+        result.into_output()
     })
 }
 

@@ -8,8 +8,8 @@ use actix_web::{
     http::{
         Method,
         header::{
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST, HeaderMap, HeaderValue,
-            ORIGIN, VARY,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION,
+            HOST, HeaderMap, HeaderValue, ORIGIN, VARY,
         },
     },
     web,
@@ -18,6 +18,10 @@ use sandbox_types::ErrorCode;
 use sha2::{Digest, Sha256};
 
 use crate::{config::ServerConfig, error::ToolError};
+
+/// What a page may read of a download beside its body.
+const EXPOSED_HEADERS: &str = "accept-ranges, content-disposition, content-range, etag, repr-digest, x-execution-time-ms, \
+                               x-session-id, x-trace-id";
 
 /// The rules, prepared.
 pub(super) struct Access {
@@ -138,6 +142,7 @@ pub(super) async fn for_page<B>(
 /// The headers by which the browser lets the page read the answer.
 pub(super) fn name_page(headers: &mut HeaderMap, page: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
     headers.insert(VARY, HeaderValue::from_static("Origin"));
 }
 

@@ -21,7 +21,7 @@ use crate::{
 const MAX_WARNINGS: usize = 8;
 
 /// How long a body may take to arrive: a connection that stalls holds what it has sent so far.
-const ARRIVAL_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_mins(1);
 
 /// Above this a body that does not parse is answered in the parser's words: to find better ones costs many times its size.
 const MAX_EXPLAINED_BYTES: usize = 256 * 1024;
@@ -103,13 +103,13 @@ impl<T: WireBody> FromRequest for Body<T> {
     }
 }
 
-fn is_json(request: &HttpRequest) -> bool {
+pub(super) fn is_json(request: &HttpRequest) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
 }
 
-fn unreadable(error: &actix_web::Error) -> ToolError {
+pub(super) fn unreadable(error: &actix_web::Error) -> ToolError {
     match error.as_error::<PayloadError>() {
         Some(PayloadError::Overflow) => {
             let message = "the body is larger than this route takes (of a call: server.body_limit_mib)";
@@ -119,12 +119,12 @@ fn unreadable(error: &actix_web::Error) -> ToolError {
     }
 }
 
-fn too_slow() -> ToolError {
+pub(super) fn too_slow() -> ToolError {
     let message = format!("the body did not arrive within {} s", ARRIVAL_LIMIT.as_secs());
     ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message)
 }
 
-fn parse<T: WireBody>(bytes: &[u8]) -> Result<(T, Vec<String>), ToolError> {
+pub(super) fn parse<T: WireBody>(bytes: &[u8]) -> Result<(T, Vec<String>), ToolError> {
     let mut warnings = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     // Ignored, as existing clients need it, but not in silence.

@@ -2,12 +2,15 @@
 
 mod access;
 mod control;
+mod download;
 mod extract;
 mod render;
 mod routes;
 mod runs;
 mod shutdown;
 mod stream;
+mod transfer;
+mod upload;
 
 use std::{
     future, io,
@@ -95,6 +98,8 @@ pub(crate) struct Service {
     pub(crate) title: String,
     pub(crate) version: &'static str,
     pub(crate) allow_shutdown: bool,
+    pub(crate) body_limit_bytes: usize,
+    pub(crate) upload_limit_bytes: u64,
     pub(crate) stop: UnboundedSender<Stop>,
 }
 
@@ -157,6 +162,7 @@ impl HttpServiceServerBuilder {
         let server = &config.server;
         let listener =
             listen(&server.host, server.port).map_err(|(address, error)| ServerError::Listen { address, error })?;
+        download::end_stalled(&listener);
         let address = listener.local_addr().map_err(ServerError::Http)?;
         let control = server.control_port.map(|port| listen(&server.host, port)).transpose();
         let control = control.map_err(|(address, error)| ServerError::ListenControl { address, error })?;
@@ -167,6 +173,8 @@ impl HttpServiceServerBuilder {
             title: config.server.title.clone(),
             version: env!("CARGO_PKG_VERSION"),
             allow_shutdown: config.server.allow_shutdown,
+            body_limit_bytes: config.server.body_limit_mib * 1024 * 1024,
+            upload_limit_bytes: config.server.upload_limit_mib * 1024 * 1024,
             stop: stop.clone(),
         });
         let parts = Parts {

@@ -21,7 +21,7 @@ use super::{
     render::{Failure, answer, bare, envelope, leave_unread, refusal},
     runs,
     shutdown::Stop,
-    stream,
+    stream, transfer,
 };
 use crate::{answer::Answer, error::ToolError, run::Reader, time::rfc3339};
 
@@ -74,6 +74,7 @@ fn all(config: &mut ServiceConfig) {
     config
         .service(call("/execute", web::post().to(execute)))
         .service(call("/execute/batch", web::post().to(execute_batch)))
+        .service(transfer::resource())
         .service(post("/session/create", web::post().to(session_create)))
         .service(post("/session/refresh", web::post().to(session_refresh)))
         .service(post("/heartbeat", web::post().to(heartbeat)))
@@ -109,20 +110,17 @@ fn get(path: &str, route: Route) -> Resource {
 }
 
 /// GET, or HEAD, whose body the HTTP library leaves out.
-fn readable() -> Route {
+pub(super) fn readable() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
+pub(super) fn wrong_method(request: &HttpRequest, body: Payload, allowed: &'static str) -> HttpResponse {
     leave_unread(body);
     // Of a page that may not call, nothing gets here.
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
         return HttpResponse::NoContent()
             .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, allowed))
-            .insert_header((
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "authorization, content-type, last-event-id, x-worker-id",
-            ))
+            .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, transfer::ALLOWED_HEADERS))
             .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
             .finish();
     }
@@ -149,6 +147,9 @@ async fn not_on_control(request: HttpRequest, body: Payload) -> HttpResponse {
 async fn execute(service: Data<Service>, request: HttpRequest, body: Body<ExecuteRequest>) -> HttpResponse {
     if stream::is_wanted(&request) {
         return streamed(service.executor.stream(body.value, body.warnings));
+    }
+    if transfer::wants_bytes(&request) {
+        return transfer::execute(&service, &request, body).await;
     }
     let detached = body.value.detached;
     let answer = service.executor.execute_since(body.arrival, body.value, body.warnings).await;

@@ -1,0 +1,284 @@
+//! The body of a request as an upload: pumped into the call piece by piece, as fast as the tool takes it.
+
+use std::{
+    cell::Cell,
+    fmt::Display,
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix_multipart::{Field, Multipart};
+use actix_web::{
+    error::PayloadError,
+    http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ContentDisposition, HeaderMap},
+    web::{Bytes, Payload},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_core::Stream;
+use sandbox_types::ErrorCode;
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::render::leave_unread;
+use crate::{
+    bytes::ByteStream,
+    error::{Result, ToolError},
+};
+
+/// How long the next piece of an upload may take.
+const STALL_LIMIT: Duration = Duration::from_mins(1);
+
+/// Pieces that have come and that the tool has not taken yet; the HTTP library makes them of at most some 100 KiB.
+const PIECES: usize = 8;
+
+/// From here on an upload is in bulk: its pieces are waited for a moment longer, so that they are large. Each one that is read
+/// as it arrives costs the connection an acknowledgement, and both sides a wake-up: several times what moving it costs.
+const BULK_BYTES: u64 = 1024 * 1024;
+
+/// Whether a request's body was read to its end: if not, its connection must be closed with the answer.
+#[derive(Clone, Default)]
+pub(super) struct Whole(Rc<Cell<bool>>);
+
+impl Whole {
+    pub(super) fn get(&self) -> bool {
+        self.0.get()
+    }
+}
+
+/// What is known of an upload before it comes.
+pub(super) struct Promise {
+    content_type: Option<String>,
+    file_name: Option<String>,
+    length: Option<u64>,
+    sha256: Option<[u8; 32]>,
+    /// A checksum is promised, and none that is known here.
+    unchecked: bool,
+    limit_bytes: u64,
+}
+
+impl Promise {
+    /// By the headers of the request, or of its part.
+    ///
+    /// # Errors
+    /// The upload is larger than it may be, encoded, or its checksum is none.
+    pub(super) fn of(headers: &HeaderMap, limit_bytes: u64) -> Result<Self> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        if length.is_some_and(|length: u64| length > limit_bytes) {
+            return Err(too_large(limit_bytes));
+        }
+        if let Some(encoding) = headers.get("content-encoding")
+            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            let message = "expected an upload without Content-Encoding";
+            return Err(ToolError::new(ErrorCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        let sha256 = headers.get("content-digest").or_else(|| headers.get("repr-digest"));
+        let promised = sha256.is_some();
+        let sha256 = sha256.map(|value| digest(value.to_str().unwrap_or_default())).transpose()?.flatten();
+        let name = headers.get(CONTENT_DISPOSITION).and_then(|value| ContentDisposition::from_raw(value).ok());
+        Ok(Self {
+            content_type: text(CONTENT_TYPE).map(str::to_owned),
+            file_name: name.as_ref().and_then(file_name),
+            length,
+            sha256,
+            unchecked: promised && sha256.is_none(),
+            limit_bytes,
+        })
+    }
+
+    /// What the client should know beside its answer.
+    pub(super) fn remark(&self) -> Option<String> {
+        self.unchecked.then(|| "the checksum of the upload is not checked: expected `sha-256`".to_owned())
+    }
+
+    fn stream(self, pieces: Receiver<Result<Option<Bytes>>>) -> ByteStream {
+        let mut stream = ByteStream::from_stream(Pieces(pieces));
+        if let Some(content_type) = self.content_type {
+            stream = stream.with_content_type(content_type);
+        }
+        if let Some(name) = self.file_name {
+            stream = stream.with_file_name(name);
+        }
+        if let Some(length) = self.length {
+            stream = stream.with_len(length);
+        }
+        match self.sha256 {
+            Some(sha256) => stream.with_sha256(sha256),
+            None => stream,
+        }
+    }
+}
+
+fn file_name(disposition: &ContentDisposition) -> Option<String> {
+    let extended = disposition.get_filename_ext().map(|name| String::from_utf8_lossy(&name.value).into_owned());
+    extended.or_else(|| disposition.get_filename().map(str::to_owned))
+}
+
+/// The SHA-256 of a `Content-Digest` (RFC 9530); none where only other algorithms are named.
+fn digest(header: &str) -> Result<Option<[u8; 32]>> {
+    let member = header.split(',').find_map(|member| member.trim().strip_prefix("sha-256="));
+    let Some(value) = member else { return Ok(None) };
+    let text = value.split(';').next().and_then(|value| value.trim().strip_prefix(':')?.strip_suffix(':'));
+    let bytes = text.and_then(|text| STANDARD.decode(text).ok()).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(Some).ok_or_else(|| {
+        let expected = "sha-256=:<base64 of 32 bytes>:";
+        ToolError::parameter(ErrorCode::INVALID_INPUT, "Content-Digest", expected, format!("`{value}`"))
+    })
+}
+
+/// The whole body as an upload.
+pub(super) fn raw(payload: Payload, promise: Promise) -> (ByteStream, Whole) {
+    let (sender, pieces) = channel(PIECES);
+    let (whole, limit) = (Whole::default(), promise.limit_bytes);
+    let read = whole.clone();
+    actix_web::rt::spawn(async move {
+        let mut payload = payload;
+        if let Some(()) = pump(&mut payload, &sender, limit, cut).await {
+            read.0.set(true);
+            let _ = sender.send(Ok(None)).await;
+        } else {
+            leave_unread(payload);
+        }
+    });
+    (promise.stream(pieces), whole)
+}
+
+/// One part of the body as an upload; nothing may come after it.
+pub(super) fn part(multipart: Multipart, field: Field, promise: Promise) -> (ByteStream, Whole) {
+    let (sender, pieces) = channel(PIECES);
+    let (whole, limit) = (Whole::default(), promise.limit_bytes);
+    let read = whole.clone();
+    actix_web::rt::spawn(async move {
+        let (mut multipart, mut field) = (multipart, field);
+        if pump(&mut field, &sender, limit, |error| malformed(&error)).await.is_none() {
+            return leave_unread((field, multipart));
+        }
+        drop(field);
+        let end = match timeout(STALL_LIMIT, next(&mut multipart)).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(_))) => {
+                let message = "expected nothing after the part with the file, found another part";
+                Err(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message))
+            }
+            Ok(Some(Err(error))) => Err(malformed(&error)),
+            Err(_) => Err(stalled()),
+        };
+        read.0.set(end.is_ok());
+        let _ = sender.send(end).await;
+        if !read.get() {
+            leave_unread(multipart);
+        }
+    });
+    (promise.stream(pieces), whole)
+}
+
+/// Hands pieces on until the end; `None` where there will be none, and whoever reads has been told why, or has left.
+async fn pump<E>(
+    source: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+    sender: &Sender<Result<Option<Bytes>>>,
+    limit_bytes: u64,
+    wrong: impl Fn(E) -> ToolError,
+) -> Option<()> {
+    let mut left = limit_bytes;
+    loop {
+        let ready = poll_fn(|context| Poll::Ready(Pin::new(&mut *source).poll_next(context))).await;
+        if ready.is_pending() && limit_bytes - left > BULK_BYTES {
+            // The way to another thread and back: a timer is longer, and the connection's window would then be the limit.
+            let _ = spawn_blocking(|| ()).await;
+        }
+        let next = match ready {
+            Poll::Ready(next) => Ok(next),
+            Poll::Pending => tokio::select! {
+                biased;
+                next = timeout(STALL_LIMIT, next(source)) => next,
+                // The tool has left it unread.
+                () = sender.closed() => return None,
+            },
+        };
+        let piece = match next {
+            Ok(None) => return Some(()),
+            Ok(Some(Ok(piece))) if piece.len() as u64 > left => Err(too_large(limit_bytes)),
+            Ok(Some(Ok(piece))) => Ok(piece),
+            Ok(Some(Err(error))) => Err(wrong(error)),
+            Err(_) => Err(stalled()),
+        };
+        let failed = piece.is_err();
+        left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        if sender.send(piece.map(Some)).await.is_err() || failed {
+            return None;
+        }
+    }
+}
+
+/// The next item of a stream.
+pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    let mut stream = pin!(stream);
+    poll_fn(|context| stream.as_mut().poll_next(context)).await
+}
+
+/// What the tool reads of an upload.
+struct Pieces(Receiver<Result<Option<Bytes>>>);
+
+impl Stream for Pieces {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        self.0.poll_recv(context).map(|received| match received {
+            Some(piece) => piece.transpose(),
+            // Without a last word: its pump is gone, with the server's worker.
+            None => Some(Err(ToolError::shutting_down())),
+        })
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
+fn cut(error: PayloadError) -> ToolError {
+    match error {
+        PayloadError::Incomplete(_) | PayloadError::Io(_) => {
+            let message = "the client left before the upload was whole";
+            ToolError::new(ErrorCode::CANCELLED, message).with_reason("upload_cut")
+        }
+        _ => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the upload could not be read"),
+    }
+}
+
+/// A body that is no `multipart/form-data`, or ends before its end.
+pub(super) fn malformed(error: &dyn Display) -> ToolError {
+    let message = format!("the body is no whole multipart/form-data: {error}");
+    ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message).with_reason("upload_cut")
+}
+
+fn stalled() -> ToolError {
+    let message = format!("nothing more of the upload came within {} s", STALL_LIMIT.as_secs());
+    ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message).with_reason("upload_cut")
+}
+
+fn too_large(limit_bytes: u64) -> ToolError {
+    let message = format!("the upload is larger than the {} MiB of server.upload_limit_mib", limit_bytes / 1024 / 1024);
+    ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digest;
+
+    #[test]
+    fn a_digest_is_read_as_its_rfc_writes_it() {
+        let empty = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let found = |header: &str| digest(header).expect("is right").map(|digest| digest[0]);
+        assert_eq!(found(&format!("sha-256=:{empty}:")), Some(0xe3));
+        assert_eq!(found(&format!("sha-512=:AAAA:, sha-256=:{empty}:;x=1")), Some(0xe3));
+        assert_eq!(found("sha-512=:AAAA:"), None);
+        for wrong in ["sha-256=abc", "sha-256=:abc", "sha-256=:AAAA:", "sha-256="] {
+            let error = digest(wrong).expect_err("must be refused");
+            assert_eq!(error.body().parameter.as_deref(), Some("Content-Digest"), "{wrong}");
+        }
+    }
+}

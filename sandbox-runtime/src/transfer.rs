@@ -1,0 +1,78 @@
+//! A call with bytes beside its JSON: the upload on its way to the parameters, and what a download lives on once the method
+//! has returned.
+
+#[cfg(feature = "server")]
+mod sending;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, value::RawValue};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::{
+    bytes::{ByteStream, Lent, parse_with},
+    error::Result,
+    gate::Turn,
+    session::Lease,
+};
+
+#[cfg(feature = "server")]
+pub(crate) use sending::{Pieces, STALL_LIMIT};
+
+/// What one call hands over beside its JSON. Whoever waits for the call owns it: with them goes what it holds.
+pub(crate) struct Transfer {
+    upload: Mutex<Option<Lent>>,
+    download: Mutex<Option<Download>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// The call's turn on its resource and its share of the resource's state; a download uses both until its end.
+type Kept = (Turn, TaskTrackerToken);
+
+/// A result that is sent as it is.
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "downloads go over HTTP"))]
+pub(crate) struct Download {
+    pub(crate) stream: ByteStream,
+    // After the stream: what it is made of is gone before its session's cleanup starts.
+    lease: Option<Arc<Lease>>,
+    _kept: Option<Kept>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is under the locks here is whole whenever a panic could come.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Transfer {
+    /// The typed parse of the call's parameters.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, params: &Value) -> Result<T> {
+        parse_with(&mut locked(&self.upload), params)
+    }
+
+    /// Takes the turn over: it is for the call and for the download that may come of it.
+    pub(crate) fn keep(&self, turn: Turn, token: TaskTrackerToken) -> Turn {
+        *locked(&self.kept) = Some((turn, token));
+        Turn { _permit: None }
+    }
+}
+
+/// What a call with a stream as its result is answered: `null`, where the stream itself is handed over, or the bytes in JSON.
+///
+/// # Errors
+/// The stream's, and that it is too large for JSON.
+pub(crate) async fn answer(
+    transfer: Option<&Transfer>,
+    stream: ByteStream,
+    lease: Option<Arc<Lease>>,
+) -> Result<Box<RawValue>> {
+    let Some(transfer) = transfer else {
+        // The lease stays until the last byte is there.
+        let json = stream.into_json().await;
+        drop(lease);
+        return json;
+    };
+    let kept = locked(&transfer.kept).take();
+    *locked(&transfer.download) = Some(Download { stream, lease, _kept: kept });
+    Ok(RawValue::NULL.to_owned())
+}

@@ -242,13 +242,20 @@ impl HttpServiceServer {
     }
 }
 
+/// Connections that may wait to be taken; the system may allow fewer.
+const BACKLOG: i32 = 4096;
+
 fn listen(host: &str, port: u16) -> Result<TcpListener, (String, io::Error)> {
     let address = (host, port);
     let listen = || {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in address.to_socket_addrs()? {
             match TcpListener::bind(address) {
-                Ok(listener) => return Ok(listener),
+                Ok(listener) => {
+                    // The standard library lets 128 wait: of more that come at once, each waits a second to try again.
+                    rustix::net::listen(&listener, BACKLOG)?;
+                    return Ok(listener);
+                }
                 Err(error) => last = error,
             }
         }

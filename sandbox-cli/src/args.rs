@@ -3,13 +3,19 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use sandbox_client::types::RunId;
 
 const EXEC_HELP: &str = "\
 Examples:
   sandbox exec bash:run command='uname -a; pwd'
   sandbox exec util:echo '{\"message\": \"hello\"}'
 
+The result goes to standard output. On a terminal, what the tool says while it runs goes to standard error.
+
 Exit codes: 0 the tool succeeded, 1 it failed or was interrupted, 2 it was not run.";
+
+/// Who calls where nobody is named.
+pub(crate) const DEFAULT_WORKER: &str = "cli";
 
 /// Tools for AI agents over HTTP: shells and whatever backends are linked in.
 #[derive(Debug, Parser)]
@@ -31,6 +37,8 @@ pub(crate) enum Command {
     Check(Check),
     /// List a worker's sessions on a running server.
     Sessions(Sessions),
+    /// Look after a worker's runs on a running server: calls that run, and for ten minutes those that ended.
+    Runs(Runs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -55,13 +63,13 @@ pub(crate) struct ConfigFile {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Server {
     /// A running server, such as `http://127.0.0.1:18890`.
-    #[arg(id = "server", long = "server", value_name = "URL", env = "SANDBOX_SERVER")]
+    #[arg(id = "server", long = "server", value_name = "URL", env = "SANDBOX_SERVER", global = true)]
     pub(crate) url: Option<String>,
     /// Token of the server.
-    #[arg(long, value_name = "TOKEN", env = "SANDBOX_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", env = "SANDBOX_TOKEN", hide_env_values = true, global = true)]
     pub(crate) token: Option<String>,
-    /// Who calls: sessions belong to a worker.
-    #[arg(long, value_name = "W", default_value = "cli")]
+    /// Who calls: sessions and runs belong to a worker.
+    #[arg(long, value_name = "W", default_value = DEFAULT_WORKER, global = true)]
     pub(crate) worker: String,
 }
 
@@ -85,10 +93,26 @@ pub(crate) struct Exec {
     /// Print the whole answer as JSON, not only the result.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Leave it to run to its end on the server, and print the id of the run.
+    #[arg(long, conflicts_with_all = ["live", "quiet"])]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) live: Live,
     #[command(flatten)]
     pub(crate) server: Server,
     #[command(flatten)]
     pub(crate) config: ConfigFile,
+}
+
+/// What is shown of a tool while it runs, on standard error.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Live {
+    /// Show what the tool says while it runs also where standard error is no terminal.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Show only the result.
+    #[arg(long, conflicts_with = "live")]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -116,4 +140,56 @@ pub(crate) struct Sessions {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Runs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RunsCommand>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// List them, the latest first; so does no command at all.
+    List,
+    /// Show how far one is, and its answer once it has ended.
+    Show {
+        #[command(flatten)]
+        run: Run,
+        /// Wait so long for its end, in seconds.
+        #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
+        wait: Option<f64>,
+    },
+    /// Show what one says while it runs, and its result, as exec does.
+    Follow {
+        #[command(flatten)]
+        run: Run,
+        /// Begin after this event; without it, at the beginning.
+        #[arg(long, value_name = "EVENT_ID", default_value_t = 0, hide_default_value = true)]
+        from: u64,
+        #[command(flatten)]
+        live: Live,
+    },
+    /// Ask one to end.
+    Cancel {
+        #[command(flatten)]
+        run: Run,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// Id of the run.
+    #[arg(value_name = "ID", value_parser = RunId::parse)]
+    pub(crate) id: RunId,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0);
+    seconds.ok_or_else(|| "expected a number of seconds, 0 or more".to_owned())
 }

@@ -1,29 +1,51 @@
 //! `sandbox exec`.
 
-use std::{future::Future, io, pin::pin, process::ExitCode};
+use std::{pin::pin, process::ExitCode, time::Duration};
 
 use sandbox_client::{
-    ClientError, HttpServiceClient,
-    types::{CreateSession, Envelope, ErrorCode, ExecuteRequest, SessionId, ToolInfo, WorkerId},
+    ClientError, HttpServiceClient, RunEvent, RunStream,
+    types::{CreateSession, Envelope, ExecuteRequest, RunInfo, SessionId, ToolInfo},
 };
 use sandbox_runtime::{linked::Linked, server::HttpServiceServer};
-use serde_json::{Map, Value};
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
 use crate::{
-    FAILED, NOT_RUN,
-    args::{Exec, Server},
+    FAILED, NOT_RUN, answer,
+    args::Exec,
     check::read,
+    connect,
+    live::{Live, watch},
     log, print,
+    signals::Signals,
 };
+
+/// How long an interrupted call may take to begin, so that it can be cancelled, or to end: its tool is told two seconds
+/// before it is cut off.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to ask for a cancellation before that is announced: a second signal, which follows that, is not
+/// to overtake the request.
+const SOON: Duration = Duration::from_millis(500);
+
+/// What a call came to.
+enum Done {
+    /// It has ended.
+    Answer {
+        answer: Envelope,
+        /// By a signal.
+        interrupted: bool,
+    },
+    /// It runs on the server.
+    Detached(RunInfo),
+}
 
 /// Why there is no answer.
 enum Unanswered {
     /// Nothing was run.
     NotRun(String),
+    /// The tool may have run.
+    Lost(String),
     /// A signal came; the tool may have run.
     Interrupted,
 }
@@ -34,79 +56,57 @@ impl<E: ToString> From<E> for Unanswered {
     }
 }
 
+impl From<Envelope> for Done {
+    fn from(answer: Envelope) -> Self {
+        Self::Answer { answer, interrupted: false }
+    }
+}
+
 pub(crate) fn run(args: &Exec) -> ExitCode {
     match execute(args) {
-        Ok(answer) => show(&answer, args),
+        Ok(Done::Answer { answer, interrupted }) => {
+            let code = answer::show(&answer, args.json, &args.server);
+            if interrupted { print::errors(&"interrupted", FAILED) } else { code }
+        }
+        Ok(Done::Detached(run)) => {
+            let printed = if args.json { print::json(&json!(run)) } else { print::line(&run.run_id) };
+            let code = print::exit(printed, ExitCode::SUCCESS);
+            let follow = connect::command(&format!("runs follow {}", run.run_id), &args.server);
+            print::hint(format!("follow it with: {follow}"));
+            code
+        }
         Err(Unanswered::NotRun(error)) => print::errors(&error, NOT_RUN),
+        Err(Unanswered::Lost(error)) => print::errors(&error, FAILED),
         Err(Unanswered::Interrupted) => print::errors(&"interrupted", FAILED),
     }
 }
 
-/// A client of the server at `url`.
-///
-/// # Errors
-/// The worker's name is no valid id, or the address no URL.
-pub(crate) fn client(url: &str, server: &Server) -> Result<HttpServiceClient, String> {
-    let worker = WorkerId::parse(&server.worker).map_err(|error| format!("--worker: {error}"))?;
-    let client = HttpServiceClient::new(url, worker).map_err(|error| error.to_string())?;
-    Ok(match &server.token {
-        Some(token) => client.with_token(token),
-        None => client,
-    })
-}
-
-/// A runtime for the few requests of one command.
-///
-/// # Errors
-/// The system refuses it.
-pub(crate) fn runtime() -> Result<Runtime, String> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
-}
-
-/// Ctrl-C and SIGTERM, from when it is made.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new(runtime: &Runtime) -> io::Result<Self> {
-        let _inside = runtime.enter();
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
-    }
-
-    /// What the future answers; `None` when a signal came first.
-    async fn or<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
-        tokio::select! { biased; () = self.next() => None, answer = pin!(future) => Some(answer) }
-    }
-}
-
 /// Runs the tool on the named server, or on one of its own.
-fn execute(args: &Exec) -> Result<Envelope, Unanswered> {
-    let runtime = runtime()?;
+fn execute(args: &Exec) -> Result<Done, Unanswered> {
+    let runtime = connect::runtime()?;
     // Before anything is started that a signal must not leave behind.
     let mut signals = Signals::new(&runtime)?;
     if let Some(url) = &args.server.url {
         if args.config.config.is_some() {
             return Err("--config is for a server of its own: leave it out, or --server and SANDBOX_SERVER".into());
         }
-        let client = client(url, &args.server)?;
-        let answer = runtime.block_on(signals.or(call(&client, args)));
-        return Ok(answer.ok_or(Unanswered::Interrupted)??);
+        let client = connect::client(url, &args.server)?;
+        return runtime.block_on(call(&client, args, &mut signals));
+    }
+    if args.detach {
+        let why = "a server of its own ends with this command";
+        return Err(
+            format!("--detach needs a running server, {why}: name it with --server URL or SANDBOX_SERVER").into()
+        );
     }
     let server = start(args)?;
-    let answer = match client(&format!("http://{}", server.address()), &args.server) {
-        Ok(client) => runtime.block_on(signals.or(call(&client, args))),
-        Err(error) => Some(Err(error)),
+    let done = match connect::client(&format!("http://{}", server.address()), &args.server) {
+        Ok(client) => runtime.block_on(call(&client, args, &mut signals)),
+        Err(error) => Err(error.into()),
     };
-    // Its connection ends with the client's runtime: that cancels a call which was dropped.
     runtime.shutdown_background();
-    stop(server, signals, answer.is_none())?;
-    Ok(answer.ok_or(Unanswered::Interrupted)??)
+    stop(server, signals)?;
+    done
 }
 
 /// A server for one call.
@@ -131,20 +131,105 @@ fn start(args: &Exec) -> Result<HttpServiceServer, Unanswered> {
 }
 
 /// Ends a server in order; the second signal of all is not waited through.
-fn stop(server: HttpServiceServer, mut signals: Signals, interrupted: bool) -> Result<(), Unanswered> {
-    let runtime = runtime()?;
+fn stop(server: HttpServiceServer, mut signals: Signals) -> Result<(), Unanswered> {
+    let runtime = connect::runtime()?;
     let stopped = runtime.block_on(async {
         let mut stopping = tokio::task::spawn_blocking(move || server.stop());
-        if !interrupted && let Some(stopped) = signals.or(&mut stopping).await {
-            return Some(stopped);
+        while signals.count() < 2 {
+            if let Some(stopped) = signals.or(&mut stopping).await {
+                return Some(stopped);
+            }
         }
-        signals.or(stopping).await
+        None
     });
     runtime.shutdown_background();
     Ok(stopped.ok_or(Unanswered::Interrupted)???)
 }
 
-async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, String> {
+/// Calls the tool; a signal cancels the call.
+async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) -> Result<Done, Unanswered> {
+    let prepared = signals.or(prepare(client, args)).await.ok_or(Unanswered::Interrupted)??;
+    let request = match prepared {
+        Ok(request) => request,
+        Err(refusal) => return Ok(refusal.into()),
+    };
+    if args.detach {
+        return match signals.or(client.detach(&request)).await.ok_or(Unanswered::Interrupted)? {
+            Ok(run) => Ok(Done::Detached(run)),
+            Err(ClientError::Refused(refusal)) => Ok((*refusal).into()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    let mut begun = Box::pin(client.stream(&request));
+    let begun = match signals.or(&mut begun).await {
+        Some(begun) => begun,
+        // The request is on its way: what it began can be cancelled once it is known.
+        None => signals.or(timeout(PATIENCE, begun)).await.and_then(Result::ok).ok_or(Unanswered::Interrupted)?,
+    };
+    let interrupted = signals.count() > 0;
+    let mut stream = match begun {
+        Ok(stream) => stream,
+        Err(ClientError::Refused(refusal)) => return Ok(Done::Answer { answer: *refusal, interrupted }),
+        Err(error) => return Err(error.into()),
+    };
+    let mut live = Live::new(&args.live);
+    if !interrupted && let Some(watched) = signals.or(watch(&mut stream, &mut live)).await {
+        let lost = |error: ClientError| Unanswered::Lost(lost(&error, &stream, args));
+        let ended = || Unanswered::Lost("the events of the run ended without its answer".to_owned());
+        return watched.map_err(lost)?.map(Done::from).ok_or_else(ended);
+    }
+    let cancelled = signals.or(timeout(PATIENCE, cancel(client, &mut stream, &mut live))).await;
+    let answer = match cancelled {
+        Some(Ok(answer)) => answer.map_err(|error| Unanswered::Lost(lost(&error, &stream, args)))?,
+        Some(Err(_)) => {
+            live.say("it has not ended yet");
+            None
+        }
+        None => None,
+    };
+    answer.map(|answer| Done::Answer { answer, interrupted: true }).ok_or(Unanswered::Interrupted)
+}
+
+/// Asks the run to end, and waits until it has.
+async fn cancel(
+    client: &HttpServiceClient,
+    stream: &mut RunStream,
+    live: &mut Live,
+) -> Result<Option<Envelope>, ClientError> {
+    while stream.run_id().is_none() {
+        match stream.next().await? {
+            Some(RunEvent::End(answer)) => return Ok(Some(*answer)),
+            Some(event) => live.show(&event),
+            None => return Ok(None),
+        }
+    }
+    if let Some(run_id) = stream.run_id() {
+        let mut asked = pin!(client.cancel_run(run_id));
+        let early = timeout(SOON, &mut asked).await;
+        live.say(&format!("cancelling {run_id}; again to leave at once"));
+        match early {
+            Ok(asked) => asked?,
+            Err(_) => asked.await?,
+        };
+    }
+    watch(stream, live).await
+}
+
+/// Why the answer did not come, and where it may be had.
+fn lost(error: &ClientError, stream: &RunStream, args: &Exec) -> String {
+    match (error, stream.run_id()) {
+        (ClientError::Broken { .. } | ClientError::Connection { .. }, Some(run_id)) if args.server.url.is_some() => {
+            let follow = format!("runs follow {run_id} --from {}", stream.last_event_id());
+            let follow = connect::command(&follow, &args.server);
+            format!("{error}\n  the run may go on; follow it with: {follow}")
+        }
+        (ClientError::Refused(refusal), _) => answer::failure(refusal, &args.server),
+        _ => error.to_string(),
+    }
+}
+
+/// The request, or why there can be none.
+async fn prepare(client: &HttpServiceClient, args: &Exec) -> Result<Result<ExecuteRequest, Envelope>, String> {
     // Its schema says how to read `key=value`; an unknown tool is answered by the call itself, with candidates.
     let tool = match client.tool(&args.action).await {
         Ok(tool) => Some(tool),
@@ -172,11 +257,11 @@ async fn call(client: &HttpServiceClient, args: &Exec) -> Result<Envelope, Strin
         };
         let created = client.create_session(&session).await.map_err(|error| error.to_string())?;
         if !created.success {
-            return Ok(created);
+            return Ok(Err(created));
         }
     }
     request.session.clone_from(&args.session);
-    client.execute_request(&request).await.map_err(|error| error.to_string())
+    Ok(Ok(request))
 }
 
 /// One JSON object, or `key=value` pairs, whose values are read by the tool's schema.
@@ -197,31 +282,6 @@ fn params(given: &[String], tool: Option<&ToolInfo>) -> Result<Map<String, Value
         }
     }
     Ok(params)
-}
-
-fn show(answer: &Envelope, args: &Exec) -> ExitCode {
-    let printed = match &answer.data {
-        _ if args.json => print::json(&serde_json::to_value(answer).unwrap_or_default()),
-        Some(data) => print::json(data),
-        None => Ok(()),
-    };
-    let code = if answer.success {
-        ExitCode::SUCCESS
-    } else if args.json {
-        ExitCode::from(FAILED)
-    } else {
-        print::errors(&failure(answer, &args.server), FAILED)
-    };
-    print::exit(printed, code)
-}
-
-/// A failure in the words of the command line.
-pub(crate) fn failure(answer: &Envelope, server: &Server) -> String {
-    match &server.token {
-        _ if answer.code != ErrorCode::UNAUTHENTICATED => format!("{}: {}", answer.code, answer.message),
-        None => format!("{}: the server wants a token: give it with --token or SANDBOX_TOKEN", answer.code),
-        Some(_) => format!("{}: the server does not know the token of --token or SANDBOX_TOKEN", answer.code),
-    }
 }
 
 #[cfg(test)]

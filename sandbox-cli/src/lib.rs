@@ -11,13 +11,20 @@
 
 #[cfg(feature = "jemalloc")]
 mod allocator;
+mod answer;
 mod args;
 mod check;
+mod connect;
 mod exec;
+mod follow;
+mod live;
 mod log;
+mod plain;
 mod print;
+mod runs;
 mod serve;
 mod sessions;
+mod signals;
 mod tools;
 
 use std::process::ExitCode;
@@ -45,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Tools(args) => tools::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Sessions(args) => sessions::run(&args),
+        Command::Runs(args) => runs::run(&args),
     }
 }
 

@@ -58,6 +58,15 @@ pub(crate) fn entry(name: &str, remark: &str, text: &str) -> io::Result<()> {
     text.lines().try_for_each(|line| writeln!(stdout, "    {line}"))
 }
 
+/// Tells a person what may be done next; a program is told nothing.
+pub(crate) fn hint(text: impl Display) {
+    let mut stderr = anstream::stderr().lock();
+    if stderr.is_terminal() {
+        // It can be missed.
+        let _ = writeln!(stderr, "{DIM}{text}{DIM:#}");
+    }
+}
+
 /// Prints a line.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     writeln!(anstream::stdout().lock(), "{text}")

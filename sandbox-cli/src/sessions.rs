@@ -4,17 +4,11 @@ use std::{io, process::ExitCode};
 
 use serde_json::Value;
 
-use crate::{FAILED, NOT_RUN, args::Sessions, exec, print};
+use crate::{FAILED, NOT_RUN, answer, args::Sessions, connect, print};
 
 pub(crate) fn run(args: &Sessions) -> ExitCode {
-    let Some(url) = &args.server.url else {
-        return print::errors(
-            &"sessions live on a running server: name it with --server URL or SANDBOX_SERVER",
-            NOT_RUN,
-        );
-    };
-    let listed = exec::client(url, &args.server).and_then(|client| {
-        let runtime = exec::runtime()?;
+    let listed = connect::named("sessions", &args.server).and_then(|client| {
+        let runtime = connect::runtime()?;
         runtime.block_on(client.list_sessions()).map_err(|error| error.to_string())
     });
     let answer = match listed {
@@ -22,7 +16,7 @@ pub(crate) fn run(args: &Sessions) -> ExitCode {
         Err(error) => return print::errors(&error, NOT_RUN),
     };
     if !answer.success {
-        return print::errors(&exec::failure(&answer, &args.server), FAILED);
+        return print::errors(&answer::failure(&answer, &args.server), FAILED);
     }
     let data = answer.data.unwrap_or_default();
     let printed = if args.json { print::json(&data) } else { list(&data, &args.server.worker) };

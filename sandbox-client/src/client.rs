@@ -2,16 +2,17 @@
 
 use std::ops::Deref;
 
-use reqwest::StatusCode;
-use sandbox_types::{CreateSession, Envelope, ExecuteRequest, ToolInfo, WorkerId};
+use reqwest::{RequestBuilder, Response, StatusCode, Url, header::HeaderValue};
+use sandbox_types::{CreateSession, Envelope, ExecuteRequest, RunId, ToolInfo, WorkerId};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 /// Talks to one server for one worker.
 #[derive(Clone, Debug)]
 pub struct HttpServiceClient {
-    http: reqwest::Client,
-    url: String,
+    pub(crate) http: reqwest::Client,
+    pub(crate) url: String,
+    base: Url,
     worker: WorkerId,
     token: Option<String>,
 }
@@ -39,6 +40,18 @@ pub enum ClientError {
     /// The server refused.
     #[error("{}", .0.message)]
     Refused(Box<Envelope>),
+    /// A stream broke before its last event, and joining it again did not help.
+    #[error("{url}: the events {}broke off: {why}", .run_id.as_ref().map_or_else(String::new, |id| format!("of {id} ")))]
+    Broken {
+        /// Where.
+        url: String,
+        /// The run, where that was known yet: it may go on, and be followed from [`RunStream::last_event_id`].
+        ///
+        /// [`RunStream::last_event_id`]: crate::RunStream::last_event_id
+        run_id: Option<RunId>,
+        /// What happened last.
+        why: String,
+    },
     /// The address is no URL.
     #[error("expected the URL of a server, such as http://127.0.0.1:18890, found `{url}`")]
     Url {
@@ -53,7 +66,7 @@ pub enum ClientError {
     Params(serde_json::Error),
 }
 
-type Result<T, E = ClientError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = ClientError> = std::result::Result<T, E>;
 
 impl HttpServiceClient {
     /// A client of the server at `url`, such as `http://127.0.0.1:18890`.
@@ -63,8 +76,8 @@ impl HttpServiceClient {
     pub fn new(url: impl Into<String>, worker: WorkerId) -> Result<Self> {
         let url = url.into().trim_end_matches('/').to_owned();
         // `localhost:80` would be one of a scheme `localhost`.
-        let parsed = reqwest::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(host) = parsed.as_ref().and_then(reqwest::Url::host_str) else {
+        let parsed = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(base) = parsed.filter(Url::has_host) else {
             return Err(ClientError::Url { url });
         };
         // The provider is named here: a program may link several, and then none is the default.
@@ -75,13 +88,13 @@ impl HttpServiceClient {
             .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() })
             .with_no_client_auth();
         let mut http = reqwest::Client::builder().tls_backend_preconfigured(tls);
-        if is_loopback(host) {
+        if base.host_str().is_some_and(is_loopback) {
             // A proxy of the environment cannot reach this machine's own server, and must not see its token.
             http = http.no_proxy();
         }
         let http = http.build();
         let http = http.map_err(|error| ClientError::Setup(error.to_string()))?;
-        Ok(Self { http, url, worker, token: None })
+        Ok(Self { http, url, base, worker, token: None })
     }
 
     /// Sends this token with every request.
@@ -164,17 +177,51 @@ impl HttpServiceClient {
         serde_json::from_slice(&body).map_err(|_| self.protocol(status.as_u16()))
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<(StatusCode, impl Deref<Target = [u8]> + use<>)> {
+    async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, impl Deref<Target = [u8]> + use<>)> {
+        let response = self.open(request).await?;
+        Ok((response.status(), response.bytes().await.map_err(|source| self.broken(source))?))
+    }
+
+    /// The head of an answer, whatever its status.
+    pub(crate) async fn open(&self, request: RequestBuilder) -> Result<Response> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let broken = |source| ClientError::Connection { url: self.url.clone(), source };
-        let response = request.send().await.map_err(broken)?;
-        Ok((response.status(), response.bytes().await.map_err(broken)?))
+        request.send().await.map_err(|source| self.broken(source))
     }
 
-    fn protocol(&self, status: u16) -> ClientError {
+    /// What an enveloped route answers; a refusal is an error.
+    pub(crate) async fn data<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let (status, body) = self.send(request).await?;
+        let protocol = |_| self.protocol(status.as_u16());
+        let answer: Envelope = serde_json::from_slice(&body).map_err(protocol)?;
+        if !answer.success {
+            return Err(ClientError::Refused(Box::new(answer)));
+        }
+        serde_json::from_value(answer.data.unwrap_or_default()).map_err(protocol)
+    }
+
+    /// The address below `/runs` of these parts, and how the request says whose runs are meant.
+    pub(crate) fn runs_url(&self, parts: &[&str]) -> (Url, Option<HeaderValue>) {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("runs").extend(parts);
+        }
+        let worker = self.worker.as_str();
+        // Spaces at its ends do not survive as a header, and other than ASCII is no text there.
+        let header = HeaderValue::from_str(worker).ok().filter(|_| worker.is_ascii() && worker.trim() == worker);
+        if header.is_none() {
+            url.query_pairs_mut().append_pair("worker_id", worker);
+        }
+        (url, header)
+    }
+
+    pub(crate) fn broken(&self, source: reqwest::Error) -> ClientError {
+        ClientError::Connection { url: self.url.clone(), source }
+    }
+
+    pub(crate) fn protocol(&self, status: u16) -> ClientError {
         ClientError::Protocol { url: self.url.clone(), status }
     }
 }

@@ -11,8 +11,34 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! What a tool says while it runs comes as a stream, which joins itself again when its connection breaks:
+//!
+//! ```no_run
+//! # async fn demo(client: sandbox_client::HttpServiceClient) -> Result<(), sandbox_client::ClientError> {
+//! use sandbox_client::{RunEvent, types::ExecuteRequest};
+//!
+//! let request = ExecuteRequest::new(client.worker().clone(), "bash:run");
+//! let mut stream = client.stream(&request).await?;
+//! while let Some(event) = stream.next().await? {
+//!     match event {
+//!         RunEvent::Output(output) => print!("{}", output.data),
+//!         RunEvent::End(answer) => println!("{:?}", answer.data),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod client;
+mod events;
+mod runs;
+mod sse;
+mod stream;
 
 pub use client::{ClientError, HttpServiceClient};
+pub use events::RunEvent;
+pub use runs::Cancellation;
 pub use sandbox_types as types;
+pub use stream::RunStream;

@@ -34,7 +34,8 @@ pub struct RunInfo<E = Envelope> {
     /// Id of its latest event; 0 where none was recorded.
     pub last_event_id: u64,
     /// The answer once it has ended, where it is asked for by id and is kept; that of a plain call went to its caller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // No `default`: that would ask for it of `E`, and an absent `Option` is none without.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<E>,
 }
 

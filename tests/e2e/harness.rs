@@ -138,12 +138,17 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.process.id()).unwrap();
-        #[expect(unsafe_code, reason = "a call without a safe wrapper")]
-        // SAFETY: kill takes two numbers; the process is our child and not yet waited for.
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0);
+        kill(&self.process, signal);
     }
+}
+
+/// Sends a signal.
+pub(crate) fn kill(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).unwrap();
+    #[expect(unsafe_code, reason = "a call without a safe wrapper")]
+    // SAFETY: kill takes two numbers; the process is our child and not yet waited for.
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0);
 }
 
 impl Drop for Server {

@@ -8,6 +8,8 @@ mod admission;
 mod batch;
 mod bytes;
 mod cli;
+mod cli_runs;
+mod client;
 mod control;
 mod golden;
 mod idempotency;

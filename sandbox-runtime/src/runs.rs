@@ -165,13 +165,14 @@ impl RunStore {
         if let Some(kept) = runs.into_iter().find(|kept| kept.run.id().is_some_and(|own| own.as_str() == id)) {
             return Ok(kept.run.clone());
         }
-        let message = format!("the worker has no run `{}`; ended ones are kept for ten minutes", shown(id));
-        let error = ToolError::new(ErrorCode::NOT_FOUND, message);
         let hex = id.strip_prefix("run_").filter(|hex| hex.len() == 40 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let incarnation = hex.and_then(|hex| u32::from_str_radix(hex.get(..8)?, 16).ok());
-        Err(match incarnation {
-            Some(other) if other != self.incarnation => error.with_reason("server_restarted"),
-            _ => error,
+        Err(if incarnation.is_some_and(|other| other != self.incarnation) {
+            let message = format!("run `{id}` is gone: the server was restarted");
+            ToolError::new(ErrorCode::NOT_FOUND, message).with_reason("server_restarted")
+        } else {
+            let message = format!("the worker has no run `{}`; ended ones are kept for ten minutes", shown(id));
+            ToolError::new(ErrorCode::NOT_FOUND, message)
         })
     }
 

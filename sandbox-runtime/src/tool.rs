@@ -190,7 +190,7 @@ pub enum SessionUse {
 
 impl<B: Backend> Tool<B> {
     /// A tool with parameters `P` and result `R`; of one that returns a [`ByteStream`], `R` is
-    /// [`Content`](crate::bytes::Content).
+    /// [`Content`].
     pub const fn new<P, R>(
         name: &'static str,
         description: &'static str,

@@ -283,7 +283,7 @@ fn a_tool_that_reads_slowly_holds_the_client_back() {
 fn a_download_says_what_it_is() {
     let place = Place::new();
     place.put("f", b"hello");
-    let all = place.download("GET", "/execute/probe:read_file?name=f&download=a.txt", &[("X-Trace-ID", "t-7")]);
+    let all = place.download("GET", "/execute/probe:load?name=f&download=a.txt", &[("X-Trace-ID", "t-7")]);
     all.is(200, "hello");
     let header = |name| all.header(name).unwrap_or_default();
     assert_eq!(header("content-type"), "text/plain");
@@ -294,21 +294,21 @@ fn a_download_says_what_it_is() {
     assert!(header("etag").starts_with('"') && header("last-modified").ends_with("GMT"), "{}", all.head);
     assert!(header("x-execution-time-ms").parse::<f64>().is_ok());
 
-    let posted = place.download("POST", "/execute/probe:read_file?name=f", &[]);
+    let posted = place.download("POST", "/execute/probe:load?name=f", &[]);
     posted.is(200, "hello");
     let memory = place.download("GET", "/execute/probe:say?text=hello", &[]);
     memory.is(200, "hello");
     assert_eq!(memory.header("repr-digest"), Some(HELLO_DIGEST));
 
-    let head = place.download("HEAD", "/execute/probe:read_file?name=f", &[("Range", "bytes=1-2")]);
+    let head = place.download("HEAD", "/execute/probe:load?name=f", &[("Range", "bytes=1-2")]);
     head.is(200, "");
     assert_eq!((head.header("content-length"), head.header("etag")), (Some("5"), Some(header("etag"))));
     place.put("empty", b"");
-    place.download("GET", "/execute/probe:read_file?name=empty", &[]).is(200, "");
+    place.download("GET", "/execute/probe:load?name=empty", &[]).is(200, "");
     place.download("HEAD", "/execute/probe:drip?bytes=10", &[]).is(200, "");
-    let embedded = place.call("GET", "/execute/probe:read_file?name=f", &[("Sec-Fetch-Site", "cross-site")], b"");
+    let embedded = place.call("GET", "/execute/probe:load?name=f", &[("Sec-Fetch-Site", "cross-site")], b"");
     assert_eq!((embedded.status, embedded.reason()), (403, "origin"));
-    let none = place.call("GET", "/execute/probe:read_file?name=missing", &[], b"");
+    let none = place.call("GET", "/execute/probe:load?name=missing", &[], b"");
     assert_eq!((none.status, none.code()), (404, 4014));
     assert!(!none.body.to_string().contains(place.folder.path().to_str().unwrap()));
 }
@@ -317,7 +317,7 @@ fn a_download_says_what_it_is() {
 fn a_part_of_a_download_can_be_asked_for() {
     let place = Place::new();
     place.put("f", b"0123456789");
-    for path in ["/execute/probe:read_file?name=f", "/execute/probe:say?text=0123456789"] {
+    for path in ["/execute/probe:load?name=f", "/execute/probe:say?text=0123456789"] {
         let get = |headers: &[(&str, &str)]| place.download("GET", path, headers);
         let etag = get(&[]).header("etag").unwrap().to_owned();
         for (range, content, named) in [
@@ -341,11 +341,11 @@ fn a_part_of_a_download_can_be_asked_for() {
         get(&[("If-None-Match", &etag)]).is(304, "");
         get(&[("If-None-Match", "\"other\"")]).is(200, "0123456789");
     }
-    let file = place.download("GET", "/execute/probe:read_file?name=f", &[]);
+    let file = place.download("GET", "/execute/probe:load?name=f", &[]);
     let modified = file.header("last-modified").unwrap();
-    place.download("GET", "/execute/probe:read_file?name=f", &[("If-Modified-Since", modified)]).is(304, "");
+    place.download("GET", "/execute/probe:load?name=f", &[("If-Modified-Since", modified)]).is(304, "");
     let range = [("Range", "bytes=4-6"), ("If-Range", modified)];
-    place.download("GET", "/execute/probe:read_file?name=f", &range).is(206, "456");
+    place.download("GET", "/execute/probe:load?name=f", &range).is(206, "456");
 }
 
 #[test]
@@ -353,9 +353,9 @@ fn a_large_download_is_whole_and_its_parts_are_right() {
     let place = Place::new();
     let content: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()[..1].to_vec()).collect();
     place.put("f", &content);
-    let all = place.download("GET", "/execute/probe:read_file?name=f", &[]);
+    let all = place.download("GET", "/execute/probe:load?name=f", &[]);
     assert!(all.body == content);
-    let part = place.download("GET", "/execute/probe:read_file?name=f", &[("Range", "bytes=1000001-2900000")]);
+    let part = place.download("GET", "/execute/probe:load?name=f", &[("Range", "bytes=1000001-2900000")]);
     assert!(part.status == 206 && part.body == content[1_000_001..=2_900_000]);
     let back = place.server.raw("POST", "/execute/probe:store?name=g", &[WORKER], &content);
     assert_eq!(back.data()["bytes"], 3_000_000);

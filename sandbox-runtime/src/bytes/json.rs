@@ -25,7 +25,7 @@ const MAX_JSON_BYTES: usize = 8 * 1024 * 1024;
 /// By this key a schema tells a stream from other strings and objects.
 const KEY: &str = "x-byte-stream";
 
-/// A [`ByteStream`] as a tool's result in JSON.
+/// A stream of bytes as a result in JSON.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-byte-stream" = true))]
 pub struct Content {

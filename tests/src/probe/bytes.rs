@@ -98,7 +98,7 @@ impl Probe {
 
     /// A file.
     #[tool(read_only)]
-    async fn read_file(&self, name: String, download: Option<String>) -> Result<ByteStream> {
+    async fn load(&self, name: String, download: Option<String>) -> Result<ByteStream> {
         let file = ByteStream::from_file(place(&name)).await?.with_content_type("text/plain");
         Ok(match download {
             Some(name) => file.with_file_name(name),

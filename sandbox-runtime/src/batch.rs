@@ -16,6 +16,7 @@ use crate::{
     executor::{Job, ToolExecutor, positive},
     naming::parse_key,
     report::Reports,
+    resource::new_trace,
     router::SessionTable,
     run::{Lifetime, Run, Subject},
     session::Lease,
@@ -60,8 +61,7 @@ impl ToolExecutor {
     /// It has too many actions.
     pub(crate) fn prepare_batch(
         &self,
-        request: &BatchRequest,
-        trace: TraceId,
+        request: &mut BatchRequest,
         arrival: Instant,
         lifetime: Lifetime,
     ) -> Result<Arc<Run>> {
@@ -70,6 +70,7 @@ impl ToolExecutor {
             let (expected, found) = (format!("at most {MAX_ACTIONS} actions"), actions.to_string());
             return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "actions", expected, found));
         }
+        let trace = request.trace_id.take().unwrap_or_else(new_trace);
         Ok(Run::new(request.worker_id.clone(), Subject::Batch(actions), trace, arrival, lifetime))
     }
 
@@ -78,9 +79,9 @@ impl ToolExecutor {
         self: Arc<Self>,
         run: Arc<Run>,
         request: BatchRequest,
-        trace: TraceId,
         warnings: Vec<String>,
     ) -> Answer {
+        let trace = run.trace().clone();
         self.runs.list(&run);
         run.runs_since(run.arrival.elapsed());
         let sessions = Arc::new(BatchSessions::default());

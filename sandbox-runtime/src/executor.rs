@@ -26,7 +26,7 @@ use crate::{
     naming::parse_key,
     registry::{Registry, ToolEntry},
     report::Reports,
-    resource::Resource,
+    resource::{Resource, new_trace},
     router::{Found, SessionTable},
     run::{Lifetime, Run, Subject},
     runs::RunStore,
@@ -142,31 +142,31 @@ impl ToolExecutor {
         Limits { arrival, wait, run }
     }
 
-    /// What a request for one call comes to.
+    /// What a request for one call comes to; what is left of the request says whose it was.
     ///
     /// # Errors
     /// A field that is wrong, a tool that is not there.
     pub(crate) fn prepare(
         self: &Arc<Self>,
-        request: ExecuteRequest,
-        trace: TraceId,
+        request: &mut ExecuteRequest,
         arrival: Instant,
         lifetime: Lifetime,
-        warnings: Vec<String>,
+        warnings: &[String],
     ) -> Result<(Arc<Run>, Job)> {
         let timeout = positive(request.timeout)?;
         let key = parse_key(request.session.as_deref())?.into();
         let tool = self.registry.resolve(&request.action)?;
         let limits = self.limits_for(&tool, timeout, arrival);
-        let worker = request.worker_id;
+        let worker = request.worker_id.clone();
+        let trace = request.trace_id.take().unwrap_or_else(new_trace);
         let run = Run::new(worker.clone(), Subject::Tool(tool.clone()), trace.clone(), arrival, lifetime);
         let job = Job {
             tool,
-            params: request.params,
+            params: request.params.take(),
             worker,
             trace,
             choice: SessionChoice { key, mode: request.session_mode, batch: None },
-            session_id: request.session_id,
+            session_id: request.session_id.take(),
             limits,
             control: run.control.clone(),
             reports: Some(Reports::of(run.clone())),
@@ -174,7 +174,7 @@ impl ToolExecutor {
             passed: None,
             making: false,
             depth: 0,
-            warnings,
+            warnings: warnings.to_vec(),
             transfer: None,
         };
         Ok((run, job))
@@ -184,7 +184,7 @@ impl ToolExecutor {
     pub(crate) async fn spawn(self: &Arc<Self>, job: Job) -> Answer {
         let (trace, arrival) = (job.trace.clone(), job.limits.arrival);
         let own = trace.clone();
-        let task = self.calls.spawn(caught(self.clone().call(job), move |ended| answered(ended, own, arrival)));
+        let task = self.calls.spawn(caught(self.clone().call(job), move |ended| answered(ended, &own, arrival)));
         task.await.unwrap_or_else(|_| failure(&ToolError::shutting_down(), meta(None, trace, arrival, Vec::new())))
     }
 
@@ -442,9 +442,10 @@ impl ToolExecutor {
 }
 
 /// The answer of a call, also when something of it panics outside its polls: the drop of a future that was cut.
-pub(crate) fn answered(ended: Result<Answer>, trace: TraceId, arrival: Instant) -> Answer {
+pub(crate) fn answered(ended: Result<Answer>, trace: &TraceId, arrival: Instant) -> Answer {
     // It may have been entered: nobody may take it for one that was not.
-    ended.unwrap_or_else(|error| failure(&error, Meta { executed: true, ..meta(None, trace, arrival, Vec::new()) }))
+    let meta = || Meta { executed: true, ..meta(None, trace.clone(), arrival, Vec::new()) };
+    ended.unwrap_or_else(|error| failure(&error, meta()))
 }
 
 /// How long the shutdown waits for cleanups.

@@ -25,18 +25,6 @@ pub(crate) struct Opened {
     task: Option<JoinHandle<Arc<Answer>>>,
 }
 
-/// What a request says about itself, apart from what is to be run.
-struct Asked {
-    worker: WorkerId,
-    trace: TraceId,
-    arrival: Instant,
-    key: Option<Key>,
-    lifetime: Lifetime,
-    /// Whether its events are wanted from the beginning.
-    record: bool,
-    warnings: Vec<String>,
-}
-
 /// An idempotency key, and what it was given for.
 struct Key {
     key: String,
@@ -90,26 +78,17 @@ impl ToolExecutor {
         transfer: &Arc<Transfer>,
         warnings: Vec<String>,
     ) -> Arc<Answer> {
-        let asked = Asked {
-            worker: request.worker_id.clone(),
-            trace: request.trace_id.take().unwrap_or_else(new_trace),
-            arrival,
-            lifetime: Lifetime::Caller,
-            key: None,
-            record: false,
-            warnings,
-        };
         let named = request.timeout.is_some();
-        let opened = match self.prepare(request, asked.trace.clone(), arrival, asked.lifetime, asked.warnings.clone()) {
+        let opened = match self.prepare(&mut request, arrival, Lifetime::Caller, &warnings) {
             Ok((run, mut job)) => {
                 job.transfer = Some(transfer.clone());
                 if !named && transfer.has_upload() {
                     // How long an upload takes is the client's matter, as long as it goes on.
                     job.limits.wait = self.longest_call();
                 }
-                self.open(asked, run, self.clone().call(job))
+                self.open(run, None, false, warnings, self.clone().call(job))
             }
-            Err(error) => Err(asked.refused(&error)),
+            Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         };
         match opened {
             Ok(opened) => self.answer_to_caller(opened).await,
@@ -156,19 +135,12 @@ impl ToolExecutor {
             let asked = (&request.action, params, &request.session, &request.session_id, request.session_mode);
             Key { key, digest: digest(&asked) }
         });
-        let asked = Asked {
-            worker: request.worker_id.clone(),
-            trace: request.trace_id.take().unwrap_or_else(new_trace),
-            arrival,
-            lifetime: self.lifetime(request.detached, key.is_some() || record),
-            key,
-            // A detached run will be asked what it did meanwhile.
-            record: record || request.detached,
-            warnings,
-        };
-        match self.prepare(request, asked.trace.clone(), arrival, asked.lifetime, asked.warnings.clone()) {
-            Ok((run, job)) => self.open(asked, run, self.clone().call(job)),
-            Err(error) => Err(asked.refused(&error)),
+        let lifetime = self.lifetime(request.detached, key.is_some() || record);
+        // A detached run will be asked what it did meanwhile.
+        let record = record || request.detached;
+        match self.prepare(&mut request, arrival, lifetime, &warnings) {
+            Ok((run, job)) => self.open(run, key, record, warnings, self.clone().call(job)),
+            Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         }
     }
 
@@ -183,21 +155,13 @@ impl ToolExecutor {
             let digest = digest(&(&request.actions, request.parallel, request.stop_on_error));
             Key { key, digest }
         });
-        let asked = Asked {
-            worker: request.worker_id.clone(),
-            trace: request.trace_id.take().unwrap_or_else(new_trace),
-            arrival,
-            lifetime: self.lifetime(false, key.is_some() || record),
-            key,
-            record,
-            warnings,
-        };
-        match self.prepare_batch(&request, asked.trace.clone(), arrival, asked.lifetime) {
+        let lifetime = self.lifetime(false, key.is_some() || record);
+        match self.prepare_batch(&mut request, arrival, lifetime) {
             Ok(run) => {
-                let work = self.clone().call_batch(run.clone(), request, asked.trace.clone(), asked.warnings.clone());
-                self.open(asked, run, work)
+                let work = self.clone().call_batch(run.clone(), request, warnings.clone());
+                self.open(run, key, record, warnings, work)
             }
-            Err(error) => Err(asked.refused(&error)),
+            Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         }
     }
 
@@ -214,38 +178,44 @@ impl ToolExecutor {
     /// It has a task of its own on the caller's runtime: whoever waits for it may go away, it is never dropped midway.
     fn open(
         self: &Arc<Self>,
-        asked: Asked,
         run: Arc<Run>,
+        key: Option<Key>,
+        record: bool,
+        warnings: Vec<String>,
         work: impl Future<Output = Answer> + Send + 'static,
     ) -> Result<Opened, Arc<Answer>> {
-        if let Some(Key { key, digest }) = &asked.key {
-            match self.idempotency.begin(&asked.worker, key, *digest, &run) {
+        let refused =
+            |error: &ToolError| Err(refusal(error, &run.worker, Some(run.trace().clone()), run.arrival, warnings));
+        if let Some(Key { key, digest }) = &key {
+            match self.idempotency.begin(&run.worker, key, *digest, &run) {
                 Ok(Begin::Run) => {}
                 Ok(Begin::Join(run)) => return Ok(Opened { run, task: None }),
                 Ok(Begin::Replay(answer)) => {
-                    let run = Run::of_answer(asked.worker, run.subject.clone(), answer);
+                    let run = Run::of_answer(run.worker.clone(), run.subject.clone(), answer);
                     return Ok(Opened { run, task: None });
                 }
-                Err(error) => return Err(asked.refused(&error)),
+                Err(error) => return refused(&error),
             }
         }
         if self.draining() {
-            let refusal = asked.refused(&ToolError::shutting_down());
-            if let Some(Key { key, .. }) = &asked.key {
-                self.idempotency.end(&asked.worker, key, &refusal);
+            let refusal = refused(&ToolError::shutting_down());
+            if let (Some(Key { key, .. }), Err(answer)) = (&key, &refusal) {
+                self.idempotency.end(&run.worker, key, answer);
             }
-            return Err(refusal);
+            return refusal;
         }
-        if asked.record {
+        if record {
             run.events().record(&self.runs.budget);
         }
         if run.is_shared() {
             self.runs.list(&run);
         }
         let (executor, own) = (self.clone(), run.clone());
-        let Asked { trace, arrival, key, .. } = asked;
         let task = self.calls.spawn(caught(work, move |ended| {
-            let mut answer = answered(ended, trace, arrival);
+            let mut answer = answered(ended, own.trace(), own.arrival);
+            if !own.is_shared() && own.ends_unlisted() {
+                return Arc::new(answer);
+            }
             if own.is_shared() {
                 answer.meta.run_id = own.id().cloned();
             }
@@ -329,11 +299,15 @@ impl ToolExecutor {
     }
 }
 
-impl Asked {
-    fn refused(&self, error: &ToolError) -> Arc<Answer> {
-        let meta = meta(None, self.trace.clone(), self.arrival, self.warnings.clone());
-        Arc::new(refused(error, meta, &self.worker))
-    }
+/// The answer to a request that begins no run.
+fn refusal(
+    error: &ToolError,
+    worker: &WorkerId,
+    trace: Option<TraceId>,
+    arrival: Instant,
+    warnings: Vec<String>,
+) -> Arc<Answer> {
+    Arc::new(refused(error, meta(None, trace.unwrap_or_else(new_trace), arrival, warnings), worker))
 }
 
 /// The answer of a run whose task was dropped with its runtime.

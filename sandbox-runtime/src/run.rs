@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -71,6 +71,7 @@ struct Ended {
 }
 
 const RUNNING: u64 = 5;
+const OVER: u64 = 6;
 
 impl Run {
     pub(crate) fn new(
@@ -171,6 +172,18 @@ impl Run {
         let _ = self.session.set(session.clone());
     }
 
+    /// It is over; whether it is not listed, so that nobody can have asked for it, and nothing more is to be done.
+    pub(crate) fn ends_unlisted(&self) -> bool {
+        self.phase.store(OVER, Ordering::Relaxed);
+        // Whoever lists it from another thread looks at this afterwards: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        self.id.get().is_none()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) & 7 == OVER
+    }
+
     /// It is over. The first end counts.
     pub(crate) fn end(&self, answer: &Arc<Answer>) {
         let mut wakers = Vec::new();
@@ -219,7 +232,7 @@ impl Run {
         let phase = self.phase.load(Ordering::Relaxed);
         let since = self.arrival + Duration::from_micros(phase >> 3);
         let waiting_for = match phase & 7 {
-            RUNNING => return (RunState::Running, None, since),
+            RUNNING | OVER => return (RunState::Running, None, since),
             1 => Some(WaitingFor::Resource),
             2 => Some(WaitingFor::SessionCreation),
             3 => Some(WaitingFor::Session),

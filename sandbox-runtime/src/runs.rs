@@ -105,10 +105,10 @@ impl RunStore {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let mine = shard.workers.entry(run.worker.clone()).or_default();
             mine.runs.insert(number, Kept { run: run.clone(), bytes: None });
-            // Listed from another thread, it may have ended meanwhile, unlisted: one of the two sees the other.
+            // Listed from another thread, it may have ended meanwhile as one that is not.
             fence(Ordering::SeqCst);
-            if run.ended_at().is_some() {
-                shard.keep(run, &self.budget);
+            if run.is_over() {
+                mine.runs.remove(&number);
             }
         }
     }
@@ -121,10 +121,6 @@ impl RunStore {
 
     /// A listed run has ended: it is kept for a while.
     pub(crate) fn ended(&self, run: &Arc<Run>) {
-        fence(Ordering::SeqCst);
-        if run.id().is_none() {
-            return;
-        }
         let index = self.index_of(&run.worker);
         // Dropped with no shard locked, here and below: an answer may be large.
         let forgotten = self.shard_at(index).keep(run, &self.budget);

@@ -70,10 +70,12 @@ fn v1_control(config: &mut ServiceConfig) {
 }
 
 fn all(config: &mut ServiceConfig) {
-    control(config);
+    // First: a path is compared with one route after the other.
     config
         .service(call("/execute", web::post().to(execute)))
-        .service(call("/execute/batch", web::post().to(execute_batch)))
+        .service(call("/execute/batch", web::post().to(execute_batch)));
+    control(config);
+    config
         .service(transfer::resource())
         .service(post("/session/create", web::post().to(session_create)))
         .service(post("/session/refresh", web::post().to(session_refresh)))
@@ -145,11 +147,14 @@ async fn not_on_control(request: HttpRequest, body: Payload) -> HttpResponse {
 }
 
 async fn execute(service: Data<Service>, request: HttpRequest, body: Body<ExecuteRequest>) -> HttpResponse {
-    if stream::is_wanted(&request) {
-        return streamed(service.executor.stream(body.value, body.warnings));
-    }
-    if transfer::wants_bytes(&request) {
-        return transfer::execute(&service, &request, body).await;
+    // Most requests do not say what they would like.
+    if request.headers().contains_key(header::ACCEPT) {
+        if stream::is_wanted(&request) {
+            return streamed(service.executor.stream(body.value, body.warnings));
+        }
+        if transfer::wants_bytes(&request) {
+            return transfer::execute(&service, &request, body).await;
+        }
     }
     let detached = body.value.detached;
     let answer = service.executor.execute_since(body.arrival, body.value, body.warnings).await;

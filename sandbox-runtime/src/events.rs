@@ -26,7 +26,7 @@ const EVENT_OVERHEAD: usize = 64;
 /// To what a ring shrinks when all of them together take more than they may.
 const SHORT_RING_BYTES: usize = 64 * 1024;
 
-/// Outputs of one run that are open at a time: no tool has so many, and each is remembered.
+/// Outputs of one run that are open at a time; no tool has so many. Of one more, another begins anew.
 const MAX_OUTPUTS: usize = 8192;
 
 /// What all runs hold together: rings, and answers of those that ended.
@@ -178,14 +178,13 @@ impl EventLog {
             return;
         }
         let place = self.outputs.iter().rposition(|output| output.index == from.index && *output.stream == *stream);
-        let place = place.or_else(|| {
-            (self.outputs.len() < MAX_OUTPUTS).then(|| {
-                let output = Output { index: from.index, stream: stream.into(), offset: 0, partial: Vec::new() };
-                self.outputs.push(output);
-                self.outputs.len() - 1
-            })
+        let place = place.unwrap_or_else(|| {
+            if self.outputs.len() == MAX_OUTPUTS {
+                self.end_output(0);
+            }
+            self.outputs.push(Output { index: from.index, stream: stream.into(), offset: 0, partial: Vec::new() });
+            self.outputs.len() - 1
         });
-        let Some(place) = place else { return };
         if self.budget.is_none() {
             let output = &mut self.outputs[place];
             output.offset += data.len() as u64;
@@ -219,7 +218,7 @@ impl EventLog {
         self.push(
             "output",
             from.index,
-            &OutputEvent { stream: (&*stream).into(), offset, data, encoding, from: from.on_the_wire() },
+            written(&OutputEvent { stream: (&*stream).into(), offset, data, encoding, from: from.on_the_wire() }),
         );
         self.outputs[place].stream = stream;
     }
@@ -228,12 +227,17 @@ impl EventLog {
     /// character.
     pub(crate) fn end_outputs(&mut self, index: Option<u32>) {
         while let Some(place) = self.outputs.iter().rposition(|output| output.index == index) {
-            let partial = std::mem::take(&mut self.outputs[place].partial);
-            if !partial.is_empty() {
-                self.push_output(Source { index, tool: None }, place, &partial);
-            }
-            self.outputs.swap_remove(place);
+            self.end_output(place);
         }
+    }
+
+    fn end_output(&mut self, place: usize) {
+        let partial = std::mem::take(&mut self.outputs[place].partial);
+        if !partial.is_empty() {
+            let from = Source { index: self.outputs[place].index, tool: None };
+            self.push_output(from, place, &partial);
+        }
+        self.outputs.swap_remove(place);
     }
 
     /// How far a tool has come.
@@ -255,27 +259,28 @@ impl EventLog {
             self.shrink_by(&last);
             self.last_id -= 1;
         }
-        self.push(PROGRESS, from.index, &event);
+        self.push(PROGRESS, from.index, written(&event));
     }
 
-    /// The end of one action of a batch.
-    pub(crate) fn item(&mut self, index: u32, event: &impl Serialize) {
-        if self.budget.is_none() {
-            self.last_id += 1;
-            return;
+    /// The end of one action of a batch; its answer was written before, as it may be large.
+    pub(crate) fn item(&mut self, index: u32, data: Option<Bytes>) {
+        match data.filter(|_| self.budget.is_some()) {
+            Some(data) => self.push("item", Some(index), data),
+            None => self.last_id += 1,
         }
-        self.push("item", Some(index), event);
     }
 
-    fn push(&mut self, name: &'static str, index: Option<u32>, data: &impl Serialize) {
+    fn push(&mut self, name: &'static str, index: Option<u32>, data: Bytes) {
         let Some(budget) = self.budget.clone() else { return };
         self.last_id += 1;
-        let event = Event::new(self.last_id, name, data);
+        let event = Event { id: self.last_id, name, data };
         budget.add(event.bytes());
         self.bytes += event.bytes();
         self.frames.push_back(Frame { event, index });
         let max = if budget.is_exceeded() { budget.ring_bytes.min(SHORT_RING_BYTES) } else { budget.ring_bytes };
+        // The newest one stays, however large: who keeps up with the tool gets it.
         while self.bytes > max
+            && self.frames.len() > 1
             && let Some(oldest) = self.frames.pop_front()
         {
             self.shrink_by(&oldest);
@@ -336,7 +341,7 @@ impl EventLog {
 }
 
 /// The event as JSON of exactly its size.
-fn written(event: &impl Serialize) -> Bytes {
+pub(crate) fn written(event: &impl Serialize) -> Bytes {
     thread_local! {
         static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
     }

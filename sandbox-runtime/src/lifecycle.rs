@@ -259,7 +259,7 @@ impl ToolExecutor {
         })
     }
 
-    /// Ends everything the worker has.
+    /// Ends every session the worker has, and with them the calls that run on them.
     pub fn disconnect(&self, worker: &WorkerId) -> Value {
         json!({ "worker_id": worker, "sessions_cleaned": self.table.disconnect(worker) })
     }

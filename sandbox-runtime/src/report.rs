@@ -8,7 +8,7 @@ use crate::{
     answer::Answer,
     context::{Inject, ToolContext},
     error::Result,
-    events::Source,
+    events::{Source, written},
     registry::ToolEntry,
     run::Run,
 };
@@ -58,9 +58,11 @@ impl Reports {
     /// One action of a batch is over.
     pub(crate) fn item(&self, answer: &Answer) {
         let Some(index) = self.index else { return };
+        let recording = self.run.events().is_recording();
+        let data = recording.then(|| written(&ItemEvent { index, answer }));
         self.run.report(|events| {
             events.end_outputs(Some(index));
-            events.item(index, &ItemEvent { index, answer });
+            events.item(index, data);
         });
     }
 }

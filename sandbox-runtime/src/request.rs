@@ -65,8 +65,12 @@ impl ToolExecutor {
     /// # Errors
     /// The answer of a request that begins no run.
     pub fn stream(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Result<Reader, Arc<Answer>> {
+        let detached = request.detached;
         let opened = self.open_call(Instant::now(), request, true, warnings)?;
-        Ok(opened.run.read_after(0, &self.runs.budget, &self.runtime))
+        if detached {
+            opened.run.detach();
+        }
+        self.reader_of(&opened.run)
     }
 
     /// Runs one tool whose upload comes, or whose result goes, beside the JSON. A caller that stops waiting cancels it.
@@ -119,7 +123,13 @@ impl ToolExecutor {
     /// The answer of a request that begins no run.
     pub fn stream_batch(self: &Arc<Self>, request: BatchRequest, warnings: Vec<String>) -> Result<Reader, Arc<Answer>> {
         let opened = self.open_batch(Instant::now(), request, true, warnings)?;
-        Ok(opened.run.read_after(0, &self.runs.budget, &self.runtime))
+        self.reader_of(&opened.run)
+    }
+
+    fn reader_of(&self, run: &Arc<Run>) -> Result<Reader, Arc<Answer>> {
+        let reader = run.read_after(0, &self.runs.budget, &self.runtime);
+        // A run that was streamed, or joined, keeps its answer.
+        reader.ok_or_else(|| Arc::new(cut_off(run)))
     }
 
     fn open_call(
@@ -189,9 +199,17 @@ impl ToolExecutor {
         if let Some(Key { key, digest }) = &key {
             match self.idempotency.begin(&run.worker, key, *digest, &run) {
                 Ok(Begin::Run) => {}
-                Ok(Begin::Join(run)) => return Ok(Opened { run, task: None }),
+                Ok(Begin::Join(run)) => {
+                    // The one that began it may not have come so far yet.
+                    self.runs.list(&run);
+                    return Ok(Opened { run, task: None });
+                }
                 Ok(Begin::Replay(answer)) => {
-                    let run = Run::of_answer(run.worker.clone(), run.subject.clone(), answer);
+                    let kept = answer.meta.run_id.as_ref().map(|id| self.runs.find(&run.worker, id.as_str()));
+                    let run = match kept {
+                        Some(Ok(kept)) => kept,
+                        _ => Run::of_answer(run.worker.clone(), run.subject.clone(), answer),
+                    };
                     return Ok(Opened { run, task: None });
                 }
                 Err(error) => return refused(&error),
@@ -201,6 +219,8 @@ impl ToolExecutor {
             let refusal = refused(&ToolError::shutting_down());
             if let (Some(Key { key, .. }), Err(answer)) = (&key, &refusal) {
                 self.idempotency.end(&run.worker, key, answer);
+                // Another request may have joined it already.
+                run.end(answer);
             }
             return refusal;
         }
@@ -283,6 +303,7 @@ impl ToolExecutor {
             Ok(opened) => opened.run,
             Err(refusal) => return refusal,
         };
+        run.detach();
         let info = run.info(false).and_then(|info| {
             serde_json::value::to_raw_value(&info)
                 .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))

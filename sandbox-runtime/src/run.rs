@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -32,7 +32,9 @@ pub(crate) struct Run {
     trace: TraceId,
     pub(crate) arrival: Instant,
     pub(crate) control: Arc<CallControl>,
-    pub(crate) lifetime: Lifetime,
+    lifetime: Lifetime,
+    /// Set later by one who joined it and does not wait.
+    detached: AtomicBool,
     /// Microseconds since the arrival at which it began, and three bits of what it is.
     phase: AtomicU64,
     session: OnceLock<SessionId>,
@@ -89,6 +91,7 @@ impl Run {
             arrival,
             control: CallControl::new(),
             lifetime,
+            detached: AtomicBool::new(lifetime == Lifetime::Detached),
             phase: AtomicU64::new(0),
             session: OnceLock::new(),
             events: Mutex::default(),
@@ -125,6 +128,15 @@ impl Run {
     /// Whether others than its caller can have its answer.
     pub(crate) fn is_shared(&self) -> bool {
         self.lifetime != Lifetime::Caller
+    }
+
+    /// From now on it runs to its end, whoever listens.
+    pub(crate) fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+    }
+
+    fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
     }
 
     pub(crate) fn events(&self) -> MutexGuard<'_, EventLog> {
@@ -225,6 +237,8 @@ impl Run {
             let state = match ended.code {
                 ErrorCode::SUCCESS => RunState::Succeeded,
                 ErrorCode::CANCELLED => RunState::Cancelled,
+                // A batch tells how its actions ended.
+                _ if self.control.cause() == Cause::Cancelled => RunState::Cancelled,
                 _ => RunState::Failed,
             };
             return (state, None, ended.at);
@@ -276,7 +290,7 @@ impl Run {
             waiting_for,
             since: time(since),
             started_at: time(self.arrival),
-            detached: self.lifetime == Lifetime::Detached,
+            detached: self.is_detached(),
             last_event_id,
             answer: self.answer().filter(|_| with_answer).map(|answer| &**answer),
         })
@@ -294,16 +308,18 @@ impl Run {
         Listening { run: self.clone(), runtime: runtime.clone() }
     }
 
-    /// A reader of everything after the event `seen`.
-    pub(crate) fn read_after(self: &Arc<Self>, seen: u64, budget: &Arc<Budget>, runtime: &Handle) -> Reader {
+    /// A reader of everything after the event `seen`; none of a run that is over and whose answer is not kept.
+    pub(crate) fn read_after(self: &Arc<Self>, seen: u64, budget: &Arc<Budget>, runtime: &Handle) -> Option<Reader> {
         let number = {
             let mut events = self.events();
-            if self.ended.get().is_none() {
-                events.record(budget);
+            match self.ended.get() {
+                None => events.record(budget),
+                Some(ended) if ended.answer.is_none() => return None,
+                Some(_) => {}
             }
             events.new_reader()
         };
-        Reader { number, seen, ended: false, listening: self.listen(runtime) }
+        Some(Reader { number, seen, ended: false, listening: self.listen(runtime) })
     }
 
     /// Waits for the end; `None` for a run whose answer is not kept.
@@ -346,7 +362,7 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let last = self.run.listeners.fetch_sub(1, Ordering::AcqRel) == 1;
         let Lifetime::Reattach(patience) = self.run.lifetime else { return };
-        if !last || self.run.ended.get().is_some() {
+        if !last || self.run.is_detached() || self.run.ended.get().is_some() {
             return;
         }
         if patience.is_zero() {
@@ -358,7 +374,8 @@ impl Drop for Listening {
         let absence = run.turns.fetch_add(1, Ordering::AcqRel) + 1;
         self.runtime.spawn(async move {
             tokio::time::sleep_until(end).await;
-            if run.listeners.load(Ordering::Acquire) == 0 && run.turns.load(Ordering::Acquire) == absence {
+            let absent = run.listeners.load(Ordering::Acquire) == 0 && run.turns.load(Ordering::Acquire) == absence;
+            if absent && !run.is_detached() {
                 run.control.disconnect();
             }
         });
@@ -494,7 +511,7 @@ mod tests {
     async fn every_reader_gets_every_event_and_the_end_once() {
         let run = run(Lifetime::Detached);
         let budget = Budget::new(1 << 20, 1 << 20);
-        let mut early = run.read_after(0, &budget, &Handle::current());
+        let mut early = run.read_after(0, &budget, &Handle::current()).expect("it is kept");
         let names = |events: &[super::Event]| events.iter().map(|event| event.name).collect::<Vec<_>>();
         assert_eq!(names(&early.read().await), ["start"]);
         {
@@ -512,7 +529,7 @@ mod tests {
         run.report(|events| events.output(Source::default(), "out", b"too late"));
         assert_eq!(names(&early.read().await), ["error"]);
         assert!(early.read().await.is_empty() && early.read().await.is_empty());
-        let mut late = run.read_after(0, &budget, &Handle::current());
+        let mut late = run.read_after(0, &budget, &Handle::current()).expect("it is kept");
         let events = late.read().await;
         assert_eq!(names(&events), ["start", "output", "error"]);
         assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3]);
@@ -523,7 +540,7 @@ mod tests {
     async fn readers_that_leave_are_not_woken() {
         let run = run(Lifetime::Detached);
         let budget = Budget::new(1 << 20, 1 << 20);
-        let mut reader = run.read_after(1, &budget, &Handle::current());
+        let mut reader = run.read_after(1, &budget, &Handle::current()).expect("it is kept");
         assert!(matches!(reader.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Pending));
         assert!(matches!(reader.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Pending));
         {

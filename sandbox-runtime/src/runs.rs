@@ -238,20 +238,19 @@ impl ToolExecutor {
     /// [`ErrorCode::INVALID_INPUT`] when there is no such event.
     pub fn read_run(&self, worker: &WorkerId, id: &str, seen: u64) -> Result<Option<Reader>> {
         let run = self.runs.find(worker, id)?;
-        let ended = run.ended_at().is_some();
-        if ended && run.answer().is_none() {
-            let message = "the run is over, and the answer of a plain call goes to its caller alone";
-            return Err(ToolError::new(ErrorCode::NOT_FOUND, message).with_reason("not_kept"));
-        }
         let last = run.events().last_id();
-        if ended && seen == last + 1 {
+        if run.answer().is_some() && seen == last + 1 {
             return Ok(None);
         }
         if seen > last {
             let expected = format!("the id of an event of this run, at most {last}");
             return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "Last-Event-ID", expected, seen.to_string()));
         }
-        Ok(Some(run.read_after(seen, &self.runs.budget, &self.runtime)))
+        let reader = run.read_after(seen, &self.runs.budget, &self.runtime);
+        reader.map(Some).ok_or_else(|| {
+            let message = "the run is over, and the answer of a plain call goes to its caller alone";
+            ToolError::new(ErrorCode::NOT_FOUND, message).with_reason("not_kept")
+        })
     }
 }
 

@@ -113,7 +113,7 @@ impl CallControl {
         self.fire(Cause::Disconnect);
     }
 
-    fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> Cause {
         match self.cause.load(Ordering::Acquire) {
             1 => Cause::Deadline,
             3 => Cause::SessionEnded,

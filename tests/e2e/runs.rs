@@ -179,6 +179,22 @@ fn a_detached_call_takes_a_key_too() {
 }
 
 #[test]
+fn who_detaches_a_run_that_another_waits_for_keeps_it_alive() {
+    let server = Server::start(&json!({ "server": { "reattach_seconds": 0.2 }, "resources": { "probe": {} } }));
+    let body = json!({ "worker_id": "w", "action": "probe:hold", "params": { "ms": 1500 }, "idempotency_key": "k" });
+    thread::scope(|scope| {
+        scope.spawn(|| server.abandon("/execute", &body, Duration::from_millis(500)));
+        until("it runs", || server.runs("w").iter().any(|run| run["state"] == "running"));
+        let mut body = body.clone();
+        body["detached"] = true.into();
+        let detached = server.post("/execute", &body);
+        assert_eq!((detached.status, &detached.body["data"]["detached"]), (202, &json!(true)));
+    });
+    let id = server.runs("w")[0]["run_id"].as_str().unwrap().to_owned();
+    until("it ended", || server.run("w", &id).data()["state"] == "succeeded");
+}
+
+#[test]
 fn a_batch_is_one_run() {
     let server = Server::probe();
     let wait = json!({ "action": "probe:wait", "params": { "ms": 20_000 } });
@@ -191,6 +207,7 @@ fn a_batch_is_one_run() {
         server.cancel("w", runs[0]["run_id"].as_str().unwrap()).data();
         batch.join().unwrap()
     });
+    assert_eq!(server.runs("w")[0]["state"], "cancelled");
     assert_eq!(reply.body["data"]["results"][0]["code"], 5020, "{reply:?}");
     assert_eq!(reply.body["data"]["executed"], 1);
 }

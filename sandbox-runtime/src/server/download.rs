@@ -90,6 +90,9 @@ fn describe(response: &mut HttpResponseBuilder, stream: &ByteStream, digest: Opt
     response.insert_header((header::CONTENT_TYPE, header_text(shown).unwrap_or("application/octet-stream")));
     // What a tool hands out may come from anywhere: no browser shall take it for a page.
     response.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
+    // Whose it is stands in headers, so that one address means another file for each worker and session.
+    response.insert_header((header::CACHE_CONTROL, "private, no-cache"));
+    response.insert_header((header::VARY, "Authorization, X-Worker-ID, X-Session, X-Session-ID, X-Session-Mode"));
     if let Some(name) = stream.file_name() {
         response.insert_header((header::CONTENT_DISPOSITION, attachment(name)));
     }

@@ -166,6 +166,9 @@ impl HttpServiceServerBuilder {
         let address = listener.local_addr().map_err(ServerError::Http)?;
         let control = server.control_port.map(|port| listen(&server.host, port)).transpose();
         let control = control.map_err(|(address, error)| ServerError::ListenControl { address, error })?;
+        if let Some(listener) = &control {
+            download::end_stalled(listener);
+        }
         let host = Host::start(&config, &linked)?;
         let (stop, stops) = unbounded_channel();
         let service = web::Data::new(Service {

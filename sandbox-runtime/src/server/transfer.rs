@@ -35,9 +35,9 @@ use crate::{
 };
 
 /// The headers that a page may send.
-pub(super) const ALLOWED_HEADERS: &str = "authorization, content-digest, content-type, if-none-match, if-range, \
-                                          last-event-id, range, x-session, x-session-id, x-session-mode, x-timeout-seconds, x-trace-id, \
-                                          x-worker-id";
+pub(super) const ALLOWED_HEADERS: &str = "authorization, content-digest, content-disposition, content-type, \
+                                          if-modified-since, if-none-match, if-range, last-event-id, range, x-session, \
+                                          x-session-id, x-session-mode, x-timeout-seconds, x-trace-id, x-worker-id";
 
 /// How the request's own part of a `multipart/form-data` body is named.
 const REQUEST_PART: &str = "request";

@@ -253,7 +253,8 @@ impl ToolContext {
         self.transfer.upgrade()
     }
 
-    /// Leaves the call's turn, and its share of the resource, to the download that may come of it; else it is the call's own.
+    /// Gives a half of the call's turn, and of its share of the resource, to the download that may come of it. The other is
+    /// the call's: a blocking body may outlast whoever waits for it.
     pub(crate) fn hand_over(&self, turn: Turn, token: &TaskTrackerToken) -> Turn {
         match self.transfer() {
             Some(transfer) => transfer.keep(turn, token.clone()),
@@ -336,9 +337,9 @@ impl ToolContext {
     /// # Errors
     /// It must not wait, and there is no turn.
     pub(crate) fn turn_now(&self) -> Result<Option<Turn>> {
-        let Some(gate) = &self.inner.gate else { return Ok(Some(Turn { _permit: None })) };
+        let Some(gate) = &self.inner.gate else { return Ok(Some(Turn::Callers)) };
         match gate.try_enter() {
-            Ok(permit) => Ok(Some(Turn { _permit: Some(permit) })),
+            Ok(permit) => Ok(Some(Turn::Own(permit))),
             Err(Full) if self.inner.depth > 0 => Err(Full::error(&self.inner.resource.name)),
             Err(Full) => Ok(None),
         }
@@ -352,10 +353,10 @@ impl ToolContext {
         if let Some(turn) = self.turn_now()? {
             return Ok(turn);
         }
-        let Some(gate) = &self.inner.gate else { return Ok(Turn { _permit: None }) };
+        let Some(gate) = &self.inner.gate else { return Ok(Turn::Callers) };
         self.waits_for(WaitingFor::Turn);
         match gate.enter(&self.inner.worker).await {
-            Ok(permit) => Ok(Turn { _permit: Some(permit) }),
+            Ok(permit) => Ok(Turn::Own(permit)),
             Err(Full) => Err(Full::error(&self.inner.resource.name)),
         }
     }

@@ -278,19 +278,28 @@ impl EventLog {
         self.bytes += event.bytes();
         self.frames.push_back(Frame { event, index });
         let max = if budget.is_exceeded() { budget.ring_bytes.min(SHORT_RING_BYTES) } else { budget.ring_bytes };
-        // The newest one stays, however large: who keeps up with the tool gets it.
-        while self.bytes > max
-            && self.frames.len() > 1
-            && let Some(oldest) = self.frames.pop_front()
-        {
-            self.shrink_by(&oldest);
-        }
+        self.shrink_to(max);
     }
 
     fn shrink_by(&mut self, frame: &Frame) {
         self.bytes -= frame.event.bytes();
         if let Some(budget) = &self.budget {
             budget.give_back(frame.event.bytes());
+        }
+    }
+
+    /// Lets go of all but the latest events.
+    pub(crate) fn shorten(&mut self) {
+        self.shrink_to(SHORT_RING_BYTES);
+    }
+
+    fn shrink_to(&mut self, max_bytes: usize) {
+        // The newest one stays, however large: who keeps up with the tool gets it.
+        while self.bytes > max_bytes
+            && self.frames.len() > 1
+            && let Some(oldest) = self.frames.pop_front()
+        {
+            self.shrink_by(&oldest);
         }
     }
 

@@ -30,9 +30,26 @@ struct State {
 /// The right to run one call.
 pub(crate) struct Permit(Arc<Gate>);
 
-/// A call's turn on its resource: a permit of its own, or that of a tool that made the call.
-pub(crate) struct Turn {
-    pub(crate) _permit: Option<Permit>,
+/// A call's turn on its resource, until it is dropped.
+pub(crate) enum Turn {
+    /// A tool that made the call has one, or it needs none.
+    Callers,
+    /// A permit of its own.
+    Own(Permit),
+    /// A permit that something else of the call holds too: who comes last gives it back.
+    Shared(Arc<Permit>),
+}
+
+impl Turn {
+    /// The turn in two halves.
+    pub(crate) fn share(self) -> (Self, Self) {
+        let permit = match self {
+            Self::Callers => return (Self::Callers, Self::Callers),
+            Self::Own(permit) => Arc::new(permit),
+            Self::Shared(permit) => permit,
+        };
+        (Self::Shared(permit.clone()), Self::Shared(permit))
+    }
 }
 
 /// The queue is full, or for who must not wait: no permit is free.

@@ -130,11 +130,15 @@ impl RunStore {
         }
     }
 
-    /// Forgets those that ended first, until an eighth of the room is free: so it need not be done at each end.
+    /// Shortens what running ones have said, then forgets those that ended first, until an eighth of the room is free: so it
+    /// need not be done at each end.
     fn make_room(&self) {
         let mut ended: Vec<(Instant, usize, WorkerId, u64)> = Vec::new();
         for index in 0..SHARDS {
             for (worker, mine) in &self.shard_at(index).workers {
+                for running in mine.runs.values().filter(|kept| kept.bytes.is_none()) {
+                    running.run.events().shorten();
+                }
                 let at = |number: &u64| mine.runs.get(number)?.run.ended_at();
                 ended.extend(
                     mine.answered.iter().filter_map(|number| Some((at(number)?, index, worker.clone(), *number))),
@@ -142,6 +146,8 @@ impl RunStore {
             }
         }
         ended.sort_unstable_by_key(|(at, ..)| *at);
+        // Somebody is about to ask for the last one.
+        ended.pop();
         for (_, index, worker, number) in ended {
             if self.budget.has_an_eighth_left() {
                 return;

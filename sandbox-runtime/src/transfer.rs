@@ -50,10 +50,11 @@ impl Transfer {
         parse_with(&mut locked(&self.upload), params)
     }
 
-    /// Takes the turn over: it is for the call and for the download that may come of it.
+    /// Takes a half of the turn for the download that may come of the call.
     pub(crate) fn keep(&self, turn: Turn, token: TaskTrackerToken) -> Turn {
-        *locked(&self.kept) = Some((turn, token));
-        Turn { _permit: None }
+        let (own, kept) = turn.share();
+        *locked(&self.kept) = Some((kept, token));
+        own
     }
 }
 

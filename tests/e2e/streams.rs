@@ -303,7 +303,7 @@ fn an_answer_larger_than_the_ring_reaches_who_keeps_up() {
     let server = Server::start(&json!({ "server": { "run_buffer_kib": 16 }, "resources": { "probe": {} } }));
     let nest = json!({ "action": "probe:nest", "params": { "action": "util:echo", "params": { "message": "x".repeat(100_000) } } });
     let wait = json!({ "action": "probe:wait", "params": { "ms": 300 } });
-    let body = json!({ "worker_id": "w", "actions": [wait, nest, wait] });
+    let body = json!({ "worker_id": "w", "actions": [nest, wait, wait] });
     let events = server.open("POST", "/execute/batch", &[], body.to_string().as_bytes()).rest();
     assert_eq!(names(&events), ["start", "item", "item", "item", "result"]);
 }

@@ -5,10 +5,9 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark program")]
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::Path,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,8 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "process.rs"]
+mod process;
 #[path = "bytes_servers.rs"]
 mod servers;
+
+use process::Process;
 
 /// What is written, or read, at once by the client.
 const CLIENT_BYTES: usize = 1024 * 1024;
@@ -82,8 +85,7 @@ impl Drop for Removed<'_> {
 }
 
 struct Server {
-    process: Child,
-    address: SocketAddr,
+    process: Process,
 }
 
 /// What one transfer cost.
@@ -95,16 +97,7 @@ struct Figures {
 
 impl Server {
     fn start(mode: &str, folder: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--serve", mode])
-            .env("BENCH_FOLDER", folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        Self { process, address: line.trim().parse().unwrap() }
+        Self { process: Process::start(mode, &[("BENCH_FOLDER", folder.as_os_str())]) }
     }
 
     fn upload(&mut self, piece: &[u8], mib: u64) -> Figures {
@@ -157,7 +150,7 @@ impl Server {
                 most
             }
         });
-        let mut stream = TcpStream::connect(self.address).unwrap();
+        let mut stream = TcpStream::connect(self.process.address).unwrap();
         let began = Instant::now();
         let moved = transfer(&mut stream);
         let elapsed = began.elapsed().as_secs_f64();
@@ -169,14 +162,6 @@ impl Server {
             cpu_seconds: cpu_seconds(pid) - cpu,
             growth_kib: most.saturating_sub(before),
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Its standard input closes, and it ends; the wait leaves no process behind.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
     }
 }
 

@@ -16,7 +16,7 @@ use actix_web::{
     web::{self, Bytes, Payload},
 };
 use futures_core::Stream;
-use sandbox_runtime::{config::Config, linked::Linked, prelude::*, server::HttpServiceServer, slice::BackendEntry};
+use sandbox_runtime::{prelude::*, slice::BackendEntry};
 use serde_json::json;
 
 #[derive(Default)]
@@ -48,20 +48,8 @@ pub(crate) fn serve(mode: &str) {
     if mode == "bare" {
         return bare();
     }
-    let config: Config =
-        serde_json::from_value(json!({ "server": { "port": 0, "workers": 1 }, "resources": { "files": {} } })).unwrap();
-    let server = HttpServiceServer::builder()
-        .config(config)
-        .linked(Linked::of([BackendEntry::of::<Files>()], []))
-        .start()
-        .unwrap();
-    println!("{}", server.address());
-    wait_for_end();
-    server.stop().unwrap();
-}
-
-fn wait_for_end() {
-    let _ = std::io::stdin().read(&mut [0]);
+    let config = json!({ "server": { "port": 0, "workers": 1 }, "resources": { "files": {} } });
+    crate::process::serve(config, BackendEntry::of::<Files>());
 }
 
 fn bare() {
@@ -74,7 +62,7 @@ fn bare() {
         let server = server.run();
         let handle = server.handle();
         actix_web::rt::spawn(async move {
-            let _ = spawn_blocking(wait_for_end).await;
+            let _ = spawn_blocking(crate::process::wait_for_end).await;
             handle.stop(true).await;
         });
         server.await.unwrap();

@@ -5,9 +5,7 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark program")]
 
 use std::{
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,10 +15,13 @@ use std::{
 
 #[path = "client.rs"]
 mod client;
+#[path = "process.rs"]
+mod process;
 #[path = "servers.rs"]
 mod servers;
 
 use client::{call, request};
+use process::Process;
 
 const CONNECTIONS: usize = 32;
 
@@ -76,8 +77,7 @@ fn main() {
 }
 
 struct Server {
-    process: Child,
-    address: SocketAddr,
+    process: Process,
     body: Vec<u8>,
     cpu_us: Vec<f64>,
     rate: Vec<f64>,
@@ -85,13 +85,9 @@ struct Server {
 
 impl Server {
     fn start(mode: &str, tool: &str) -> Self {
-        let program = std::env::current_exe().unwrap();
         let mode = mode.trim_end_matches("-again");
-        let mut process =
-            Command::new(program).args(["--serve", mode]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address: SocketAddr = line.trim().parse().unwrap();
+        let process = Process::start(mode, &[]);
+        let address = process.address;
         let worker = "bench-worker-0001";
         if mode == "session" {
             let body = format!(r#"{{"worker_id":"{worker}","resource_type":"bench"}}"#);
@@ -104,7 +100,7 @@ impl Server {
         let body = request("/execute", body.as_bytes());
         let answer = call(&mut TcpStream::connect(address).unwrap(), &body);
         assert!(answer.contains("\"success\":true"), "{mode}: {answer}");
-        Self { process, address, body, cpu_us: Vec::new(), rate: Vec::new() }
+        Self { process, body, cpu_us: Vec::new(), rate: Vec::new() }
     }
 
     fn cpu_seconds(&self) -> f64 {
@@ -116,20 +112,12 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Its standard input closes, and it ends; the wait leaves no process behind.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
-}
-
 /// CPU microseconds per request, and requests per second.
 fn drive(server: &Server, time: Duration) -> (f64, f64) {
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let threads: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
-            let (stop, done, body, address) = (stop.clone(), done.clone(), server.body.clone(), server.address);
+            let (stop, done, body, address) = (stop.clone(), done.clone(), server.body.clone(), server.process.address);
             std::thread::spawn(move || {
                 let mut stream = TcpStream::connect(address).unwrap();
                 stream.set_nodelay(true).unwrap();

@@ -1,16 +1,13 @@
 //! The servers under test: a bare actix-web handler, and ours with a backend that does nothing.
 
-use std::{collections::BTreeMap, io::Read as _, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use sandbox_runtime::{
     backend::{About, Backend, BackendKind, NoConfig},
-    config::Config,
-    linked::Linked,
     location,
     prelude::*,
     scope::{HookScope, Initialize, New, Warmup},
-    server::HttpServiceServer,
     slice::BackendEntry,
     tool::{Call, SessionUse, Tool, ToolFuture, ToolResult},
 };
@@ -110,20 +107,8 @@ pub(crate) fn serve(mode: &str) {
         .with_env_filter(level)
         .with_writer(std::sync::Mutex::new(file))
         .init();
-    let config: Config =
-        serde_json::from_value(json!({ "server": { "port": 0, "workers": 1 }, "resources": { "bench": {} } })).unwrap();
-    let server = HttpServiceServer::builder()
-        .config(config)
-        .linked(Linked::of([BackendEntry::of::<Bench>()], []))
-        .start()
-        .unwrap();
-    println!("{}", server.address());
-    wait_for_end();
-    server.stop().unwrap();
-}
-
-fn wait_for_end() {
-    let _ = std::io::stdin().read(&mut [0]);
+    let config = json!({ "server": { "port": 0, "workers": 1 }, "resources": { "bench": {} } });
+    crate::process::serve(config, BackendEntry::of::<Bench>());
 }
 
 #[derive(Deserialize)]
@@ -147,7 +132,7 @@ fn bare() {
         let server = server.run();
         let handle = server.handle();
         actix_web::rt::spawn(async move {
-            let _ = actix_web::rt::task::spawn_blocking(wait_for_end).await;
+            let _ = actix_web::rt::task::spawn_blocking(crate::process::wait_for_end).await;
             handle.stop(true).await;
         });
         server.await.unwrap();

@@ -4,9 +4,8 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark program")]
 
 use std::{
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    net::{TcpListener, TcpStream},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,10 +13,13 @@ use std::{
 
 #[path = "client.rs"]
 mod client;
+#[path = "process.rs"]
+mod process;
 #[path = "servers.rs"]
 mod servers;
 
 use client::{call, request};
+use process::Process;
 
 const WORKERS: usize = 100;
 const SESSIONS: usize = 10_000;
@@ -133,26 +135,16 @@ fn start(rounds: usize) {
 }
 
 struct Server {
-    process: Child,
-    address: SocketAddr,
+    process: Process,
 }
 
 impl Server {
     fn start() -> Self {
-        let program = std::env::current_exe().unwrap();
-        let mut process = Command::new(program)
-            .args(["--serve", "sessions"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        Self { process, address: line.trim().parse().unwrap() }
+        Self { process: Process::start("sessions", &[]) }
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = TcpStream::connect(self.process.address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
     }
@@ -179,12 +171,5 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
     }
 }

@@ -4,21 +4,23 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark program")]
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use sandbox_runtime::{config::Config, linked::Linked, prelude::*, server::HttpServiceServer, slice::BackendEntry};
+use sandbox_runtime::{prelude::*, slice::BackendEntry};
 use serde_json::{Value, json};
 
 #[path = "client.rs"]
 mod client;
+#[path = "process.rs"]
+mod process;
 
 use client::{call, request};
+use process::Process;
 
 const OPEN_STREAMS: u64 = 1000;
 const LARGE_BYTES: u64 = 100 << 20;
@@ -79,34 +81,21 @@ fn main() {
 
 fn serve() {
     sandbox_cli::give_memory_back();
-    let config: Config = serde_json::from_value(
-        json!({ "server": { "port": 0 }, "resources": { "talker": { "max_concurrent_calls": 2000 } } }),
-    )
-    .unwrap();
-    let linked = Linked::of([BackendEntry::of::<Talker>()], []);
-    let server = HttpServiceServer::builder().config(config).linked(linked).start().unwrap();
-    println!("{}", server.address());
-    let _ = std::io::stdin().read(&mut [0]);
-    server.stop().unwrap();
+    let config = json!({ "server": { "port": 0 }, "resources": { "talker": { "max_concurrent_calls": 2000 } } });
+    process::serve(config, BackendEntry::of::<Talker>());
 }
 
 struct Server {
-    process: Child,
-    address: SocketAddr,
+    process: Process,
 }
 
 impl Server {
     fn start() -> Self {
-        let program = std::env::current_exe().unwrap();
-        let mut process =
-            Command::new(program).arg("--serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        Self { process, address: line.trim().parse().unwrap() }
+        Self { process: Process::start("streams", &[]) }
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = TcpStream::connect(self.process.address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
     }
@@ -126,14 +115,6 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Its standard input closes, and it ends; the wait leaves no process behind.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
     }
 }
 

@@ -1,4 +1,5 @@
-//! Example backends of a third party: a counter (session) and a key-value store (mixed).
+//! Example backends of a third party: a counter (session), a key-value store (mixed) and files (stateless).
 
 mod counter;
+mod files;
 mod kv;

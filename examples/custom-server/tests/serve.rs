@@ -22,8 +22,19 @@ fn backends_of_both_crates_answer() {
 }
 
 #[test]
+fn what_was_put_can_be_got() {
+    let name = format!("name=test-{}", std::process::id());
+    let (code, saved) = run(&["exec", "files:put", &name, "file=aGVsbG8="]);
+    assert!(code == Some(0) && saved.contains("\"bytes\":5"), "{saved}");
+    let (code, content) = run(&["exec", "files:get", &name]);
+    let _ = std::fs::remove_file(std::env::temp_dir().join("acme-files").join(&name["name=".len()..]));
+    assert!(code == Some(0) && content.contains("\"content\":\"aGVsbG8=\""), "{content}");
+    assert_eq!(run(&["exec", "files:get", "name=../passwd"]).0, Some(1));
+}
+
+#[test]
 fn without_a_file_all_of_them_run() {
     assert_eq!(run(&["exec", "counter:add", "by=41"]), (Some(0), "41".into()));
-    assert!(run(&["check"]).1.starts_with("ok: 3 resources, "));
+    assert!(run(&["check"]).1.starts_with("ok: 4 resources, "));
     assert!(run(&["--version"]).1.starts_with("custom-server "));
 }

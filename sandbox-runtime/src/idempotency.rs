@@ -204,7 +204,7 @@ mod tests {
 
     fn some_run() -> Arc<Run> {
         let trace = TraceId::parse("t").expect("a good id");
-        Run::new(worker(), Subject::Batch(1), trace, Instant::now(), Lifetime::Detached)
+        Run::new(worker(), Subject::Batch(1), trace, Instant::now(), Lifetime::Reattach(KEPT))
     }
 
     fn begin(store: &IdempotencyStore, key: &str) -> Result<Begin> {

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// A run that has begun, or was found.
-pub(crate) struct Opened {
-    pub(crate) run: Arc<Run>,
+struct Opened {
+    run: Arc<Run>,
     /// What it runs in, if this request has begun it.
     task: Option<JoinHandle<Arc<Answer>>>,
 }
@@ -65,11 +65,7 @@ impl ToolExecutor {
     /// # Errors
     /// The answer of a request that begins no run.
     pub fn stream(self: &Arc<Self>, request: ExecuteRequest, warnings: Vec<String>) -> Result<Reader, Arc<Answer>> {
-        let detached = request.detached;
         let opened = self.open_call(Instant::now(), request, true, warnings)?;
-        if detached {
-            opened.run.detach();
-        }
         self.reader_of(&opened.run)
     }
 
@@ -145,13 +141,19 @@ impl ToolExecutor {
             let asked = (&request.action, params, &request.session, &request.session_id, request.session_mode);
             Key { key, digest: digest(&asked) }
         });
-        let lifetime = self.lifetime(request.detached, key.is_some() || record);
+        let detached = request.detached;
         // A detached run will be asked what it did meanwhile.
-        let record = record || request.detached;
-        match self.prepare(&mut request, arrival, lifetime, &warnings) {
-            Ok((run, job)) => self.open(run, key, record, warnings, self.clone().call(job)),
-            Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
+        let record = record || detached;
+        let lifetime = self.lifetime(key.is_some() || record);
+        let opened = match self.prepare(&mut request, arrival, lifetime, &warnings) {
+            Ok((run, job)) => self.open(run, key, record, warnings, self.clone().call(job))?,
+            Err(error) => return Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
+        };
+        if detached {
+            // Also one that was begun by a request that waits for it.
+            opened.run.detach();
         }
+        Ok(opened)
     }
 
     fn open_batch(
@@ -165,7 +167,7 @@ impl ToolExecutor {
             let digest = digest(&(&request.actions, request.parallel, request.stop_on_error));
             Key { key, digest }
         });
-        let lifetime = self.lifetime(false, key.is_some() || record);
+        let lifetime = self.lifetime(key.is_some() || record);
         match self.prepare_batch(&mut request, arrival, lifetime) {
             Ok(run) => {
                 let work = self.clone().call_batch(run.clone(), request, warnings.clone());
@@ -175,12 +177,8 @@ impl ToolExecutor {
         }
     }
 
-    fn lifetime(&self, detached: bool, shared: bool) -> Lifetime {
-        match (detached, shared) {
-            (true, _) => Lifetime::Detached,
-            (false, true) => Lifetime::Reattach(self.limits.reattach),
-            (false, false) => Lifetime::Caller,
-        }
+    fn lifetime(&self, shared: bool) -> Lifetime {
+        if shared { Lifetime::Reattach(self.limits.reattach) } else { Lifetime::Caller }
     }
 
     /// Begins a run, unless one with its key runs or ran.
@@ -303,7 +301,6 @@ impl ToolExecutor {
             Ok(opened) => opened.run,
             Err(refusal) => return refusal,
         };
-        run.detach();
         let info = run.info(false).and_then(|info| {
             serde_json::value::to_raw_value(&info)
                 .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))

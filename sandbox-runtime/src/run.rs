@@ -33,7 +33,7 @@ pub(crate) struct Run {
     pub(crate) arrival: Instant,
     pub(crate) control: Arc<CallControl>,
     lifetime: Lifetime,
-    /// Set later by one who joined it and does not wait.
+    /// Runs to its end, whoever listens; also set by one who joined it later.
     detached: AtomicBool,
     /// Microseconds since the arrival at which it began, and three bits of what it is.
     phase: AtomicU64,
@@ -58,10 +58,8 @@ pub(crate) enum Subject {
 pub(crate) enum Lifetime {
     /// As long as its caller waits; nobody else gets its answer.
     Caller,
-    /// So long after the last one who listened has left.
+    /// So long after the last one who listened has left, unless it is detached.
     Reattach(Duration),
-    /// To its end.
-    Detached,
 }
 
 /// How a run ended.
@@ -91,7 +89,7 @@ impl Run {
             arrival,
             control: CallControl::new(),
             lifetime,
-            detached: AtomicBool::new(lifetime == Lifetime::Detached),
+            detached: AtomicBool::new(false),
             phase: AtomicU64::new(0),
             session: OnceLock::new(),
             events: Mutex::default(),
@@ -104,7 +102,7 @@ impl Run {
     /// A run that is over, for an answer that is kept: its stream has a beginning and an end.
     pub(crate) fn of_answer(worker: WorkerId, subject: Subject, answer: Arc<Answer>) -> Arc<Self> {
         let trace = answer.meta.trace_id.clone().unwrap_or_else(crate::resource::new_trace);
-        let run = Self::new(worker, subject, trace, Instant::now(), Lifetime::Detached);
+        let run = Self::new(worker, subject, trace, Instant::now(), Lifetime::Reattach(Duration::ZERO));
         if let Some(id) = &answer.meta.run_id {
             let _ = run.id.set(id.clone());
         }
@@ -495,7 +493,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_a_run_to_be_joined_again_ends_with_its_listeners() {
         for (lifetime, cancelled) in [
-            (Lifetime::Detached, false),
             (Lifetime::Caller, false),
             (Lifetime::Reattach(Duration::ZERO), true),
             (Lifetime::Reattach(REATTACH), true),
@@ -505,11 +502,17 @@ mod tests {
             tokio::time::sleep(REATTACH * 2).await;
             assert_eq!(run.control.cancel.is_cancelled(), cancelled, "{lifetime:?}");
         }
+        let run = run(Lifetime::Reattach(REATTACH));
+        drop(run.listen(&Handle::current()));
+        run.detach();
+        drop(run.listen(&Handle::current()));
+        tokio::time::sleep(REATTACH * 2).await;
+        assert!(!run.control.cancel.is_cancelled(), "detached, also while a timer was running");
     }
 
     #[tokio::test]
     async fn every_reader_gets_every_event_and_the_end_once() {
-        let run = run(Lifetime::Detached);
+        let run = run(Lifetime::Reattach(REATTACH));
         let budget = Budget::new(1 << 20, 1 << 20);
         let mut early = run.read_after(0, &budget, &Handle::current()).expect("it is kept");
         let names = |events: &[super::Event]| events.iter().map(|event| event.name).collect::<Vec<_>>();
@@ -538,7 +541,7 @@ mod tests {
 
     #[tokio::test]
     async fn readers_that_leave_are_not_woken() {
-        let run = run(Lifetime::Detached);
+        let run = run(Lifetime::Reattach(REATTACH));
         let budget = Budget::new(1 << 20, 1 << 20);
         let mut reader = run.read_after(1, &budget, &Handle::current()).expect("it is kept");
         assert!(matches!(reader.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Pending));

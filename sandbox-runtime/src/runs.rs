@@ -388,8 +388,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_ended_is_kept_for_ten_minutes() {
         let store = RunStore::new(1, 1 << 20, 1 << 20);
-        let running = begin(&store, "w", Lifetime::Detached);
-        let (detached, plain) = (begin(&store, "w", Lifetime::Detached), begin(&store, "v", Lifetime::Caller));
+        let running = begin(&store, "w", Lifetime::Reattach(KEPT));
+        let (detached, plain) = (begin(&store, "w", Lifetime::Reattach(KEPT)), begin(&store, "v", Lifetime::Caller));
         end(&store, &detached, 10);
         end(&store, &plain, 10);
         advance(KEPT).await;
@@ -409,11 +409,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_stay_within_the_bound_and_one_worker_has_half_of_it() {
         let store = RunStore::new(1, 100_000, 1 << 20);
-        let first = begin(&store, "first", Lifetime::Detached);
+        let first = begin(&store, "first", Lifetime::Reattach(KEPT));
         end(&store, &first, 30_000);
         let greedy: Vec<_> = (0..10)
             .map(|_| {
-                let run = begin(&store, "greedy", Lifetime::Detached);
+                let run = begin(&store, "greedy", Lifetime::Reattach(KEPT));
                 end(&store, &run, 10_000);
                 run
             })
@@ -423,7 +423,7 @@ mod tests {
         assert!(kept == 4 && is_kept(&store, &greedy[9]), "{kept}");
         for name in ["a", "b", "c", "d", "e"] {
             advance(Duration::from_secs(1)).await;
-            end(&store, &begin(&store, name, Lifetime::Detached), 30_000);
+            end(&store, &begin(&store, name, Lifetime::Reattach(KEPT)), 30_000);
             assert!(!store.budget.is_exceeded());
         }
         assert!(!is_kept(&store, &first));
@@ -432,7 +432,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn few_plain_calls_are_kept_and_many_others() {
         let store = RunStore::new(1, 1 << 30, 1 << 20);
-        for (lifetime, max) in [(Lifetime::Caller, MAX_PLAIN_OF_WORKER), (Lifetime::Detached, MAX_OF_WORKER)] {
+        for (lifetime, max) in [(Lifetime::Caller, MAX_PLAIN_OF_WORKER), (Lifetime::Reattach(KEPT), MAX_OF_WORKER)] {
             let runs: Vec<_> = (0..max + 5)
                 .map(|_| {
                     let run = begin(&store, "w", lifetime);
@@ -452,7 +452,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_run_is_found_by_its_worker_alone() {
         let (store, other) = (RunStore::new(1, 1 << 20, 1 << 20), RunStore::new(2, 1 << 20, 1 << 20));
-        let run = begin(&store, "w", Lifetime::Detached);
+        let run = begin(&store, "w", Lifetime::Reattach(KEPT));
         let id = run.id().expect("listed").as_str();
         assert!(store.find(&worker("w"), id).is_ok());
         let reason = |store: &RunStore, worker_id: &str, id: &str| {

@@ -500,7 +500,7 @@ fn a_mistake_is_named() {
     let missing = place.call("POST", "/execute/probe:nothing", &[], b"hello");
     assert_eq!((missing.status, missing.reason()), (400, "unknown_tool"));
     let nobody = place.server.raw("POST", "/execute/probe:measure", &[], b"hello");
-    assert_eq!((nobody.status, &*parameter(&nobody)), (400, "worker_id"));
+    assert_eq!((nobody.status, &*parameter(&nobody)), (400, "X-Worker-ID"));
     let writes = place.call("GET", "/execute/probe:store?name=a", &[], b"");
     assert_eq!((writes.status, writes.code()), (405, 4015));
     assert!(writes.head.to_lowercase().contains("\r\nallow: post"), "{}", writes.head);

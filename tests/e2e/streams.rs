@@ -341,7 +341,10 @@ fn a_stream_that_says_nothing_shows_that_it_lives() {
 
 #[test]
 fn without_a_listener_nothing_is_kept() {
-    let server = Server::probe();
+    // With room for all of it, if it were.
+    let config =
+        json!({ "server": { "run_buffer_kib": 1_048_576, "run_memory_mib": 4096 }, "resources": { "probe": {} } });
+    let server = Server::start(&config);
     server.execute("w", "probe:talk", &json!({ "lines": 100_000, "line_bytes": 4096 })).data();
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

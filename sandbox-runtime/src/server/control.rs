@@ -7,10 +7,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use actix_web::{HttpServer, rt::System};
+use actix_web::rt::System;
 use tokio::sync::oneshot;
 
-use super::{Parts, app, routes};
+use super::{Parts, on, routes};
 use crate::pace;
 
 /// A control port that answers; dropped, it ends soon.
@@ -59,18 +59,7 @@ fn serve(
     ready: &mpsc::Sender<()>,
 ) -> io::Result<()> {
     System::new().block_on(async move {
-        let server = HttpServer::new(move || {
-            // Called on the thread that serves.
-            pace::keep_free();
-            app(&parts, routes::configure_control)
-        })
-        .workers(1)
-        .h1_allow_half_closed(false)
-        .tcp_nodelay(true)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .listen(listener)?
-        .run();
+        let server = on(listener, 1, parts, routes::configure_control, pace::keep_free)?;
         let handle = server.handle();
         let serving = actix_web::rt::spawn(server);
         let _ = ready.send(());

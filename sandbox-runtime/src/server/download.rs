@@ -1,7 +1,6 @@
 //! A tool's stream as an HTTP response: its headers, the part that was asked for, and its pieces as they come.
 
 use std::{
-    net::TcpListener,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -29,7 +28,7 @@ use crate::{
     bytes::ByteStream,
     error::ToolError,
     executor::ToolExecutor,
-    transfer::{Download, Pieces, STALL_LIMIT},
+    transfer::{Download, Pieces},
 };
 
 /// Up to here the checksum of what is in memory is worked out for the answer.
@@ -72,15 +71,6 @@ pub(super) fn respond(
         Some(bytes) if !checked => response.body(bytes.clone()),
         _ if len == Some(0) => response.body(Bytes::new()),
         _ => response.body(Body { pieces: download.send(executor, trace), len, done: false }),
-    }
-}
-
-/// Ends the connections of clients that take nothing of what is sent to them: the server writes to them, and notices that a
-/// download was cut, only when there is room.
-pub(super) fn end_stalled(listener: &TcpListener) {
-    let milliseconds = u32::try_from(STALL_LIMIT.as_millis()).unwrap_or(u32::MAX);
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(listener, milliseconds) {
-        tracing::debug!(%error, "connections that stall are not ended");
     }
 }
 

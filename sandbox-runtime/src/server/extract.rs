@@ -2,10 +2,16 @@
 
 use std::{future::Future, pin::Pin, sync::LazyLock, time::Duration};
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_TYPE, web::Bytes};
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    error::PayloadError,
+    http::header::{CONTENT_TYPE, HeaderMap},
+    web::Bytes,
+};
 use sandbox_types::{
     BatchRequest, CancelRun, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource,
-    RefreshSessions, ShutdownRequest, WarmupRequest, WorkerRequest,
+    RefreshSessions, ShutdownRequest, WarmupRequest, WorkerId, WorkerRequest,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -153,6 +159,43 @@ fn unknown_field<T: WireBody>(path: &str) -> String {
         Some(near) => format!("unknown field `{path}` is ignored; did you mean `{near}`?"),
         None => format!("unknown field `{}` is ignored", shown(path)),
     }
+}
+
+/// Names the worker where no body does.
+const WORKER: &str = "X-Worker-ID";
+
+/// A header as text.
+///
+/// # Errors
+/// It is none.
+pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ToolError> {
+    let wrong = |_| ToolError::parameter(ErrorCode::INVALID_INPUT, name, "visible ASCII characters", "others");
+    headers.get(name).map(|value| value.to_str().map_err(wrong)).transpose()
+}
+
+/// The worker that the headers name.
+///
+/// # Errors
+/// It is no id.
+pub(super) fn named_worker(headers: &HeaderMap) -> Result<Option<WorkerId>, ToolError> {
+    header_text(headers, WORKER)?.map(worker_id).transpose()
+}
+
+/// A worker that stands in a header or a query.
+///
+/// # Errors
+/// It is no id.
+pub(super) fn worker_id(text: &str) -> Result<WorkerId, ToolError> {
+    WorkerId::parse(text).map_err(|_| {
+        let expected = format!("1 to {} bytes without control characters", WorkerId::MAX_BYTES);
+        ToolError::parameter(ErrorCode::INVALID_INPUT, WORKER, expected, format!("{} bytes", text.len()))
+    })
+}
+
+/// The answer to a request that must name its worker, and does not.
+pub(super) fn no_worker() -> ToolError {
+    let expected = "the header, or `worker_id` in the query or the body";
+    ToolError::parameter(ErrorCode::MISSING_REQUIRED_FIELD, WORKER, expected, "neither")
 }
 
 /// `true`, in the spellings of clients in several languages.

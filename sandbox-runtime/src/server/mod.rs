@@ -22,7 +22,7 @@ use std::{
 use actix_web::{
     App, HttpMessage as _, HttpServer,
     body::MessageBody,
-    dev::{Service as _, ServiceFactory, ServiceRequest, ServiceResponse},
+    dev::{Server, Service as _, ServiceFactory, ServiceRequest, ServiceResponse},
     http::{Method, header::TRANSFER_ENCODING},
     web,
 };
@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     host::{Host, HostError},
     linked::Linked,
+    transfer::STALL_LIMIT,
 };
 
 use access::{Access, Refused};
@@ -162,13 +163,9 @@ impl HttpServiceServerBuilder {
         let server = &config.server;
         let listener =
             listen(&server.host, server.port).map_err(|(address, error)| ServerError::Listen { address, error })?;
-        download::end_stalled(&listener);
         let address = listener.local_addr().map_err(ServerError::Http)?;
         let control = server.control_port.map(|port| listen(&server.host, port)).transpose();
         let control = control.map_err(|(address, error)| ServerError::ListenControl { address, error })?;
-        if let Some(listener) = &control {
-            download::end_stalled(listener);
-        }
         let host = Host::start(&config, &linked)?;
         let (stop, stops) = unbounded_channel();
         let service = web::Data::new(Service {
@@ -257,6 +254,7 @@ fn listen(host: &str, port: u16) -> Result<TcpListener, (String, io::Error)> {
                 Ok(listener) => {
                     // The standard library lets 128 wait: of more that come at once, each waits a second to try again.
                     rustix::net::listen(&listener, BACKLOG)?;
+                    end_stalled(&listener);
                     return Ok(listener);
                 }
                 Err(error) => last = error,
@@ -265,6 +263,15 @@ fn listen(host: &str, port: u16) -> Result<TcpListener, (String, io::Error)> {
         Err(last)
     };
     listen().map_err(|error| (format!("{host}:{port}"), error))
+}
+
+/// Ends the connections of clients that take nothing of what is sent to them: the server writes to them, and notices that a
+/// download was cut, only when there is room.
+fn end_stalled(listener: &TcpListener) {
+    let milliseconds = u32::try_from(STALL_LIMIT.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(listener, milliseconds) {
+        tracing::debug!(%error, "connections that stall are not ended");
+    }
 }
 
 /// What runs on each worker of a port.
@@ -304,6 +311,30 @@ fn app(
         .configure(routes)
 }
 
+/// What serves a port. `begin` is called first on each worker.
+fn on(
+    listener: TcpListener,
+    workers: usize,
+    parts: Parts,
+    routes: fn(&mut web::ServiceConfig),
+    begin: fn(),
+) -> io::Result<Server> {
+    let app = move || {
+        begin();
+        app(&parts, routes)
+    };
+    let server = HttpServer::new(app)
+        .workers(workers)
+        // Otherwise a client that left is not noticed while its call runs.
+        .h1_allow_half_closed(false)
+        // Events are small, and each is to be there at once.
+        .tcp_nodelay(true)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)?;
+    Ok(server.run())
+}
+
 /// The HTTP thread: serves, then drains, cleans up, and only then stops the workers, on which the last calls run.
 fn serve(
     config: &Config,
@@ -320,16 +351,7 @@ fn serve(
     let kept = host.clone();
     let served = actix_web::rt::System::new().block_on(async move {
         let executor = host.executor().clone();
-        let server = HttpServer::new(move || app(&parts, routes::configure))
-            .workers(workers)
-            // Otherwise a client that left is not noticed while its call runs.
-            .h1_allow_half_closed(false)
-            // Events are small, and each is to be there at once.
-            .tcp_nodelay(true)
-            .disable_signals()
-            .shutdown_timeout(1)
-            .listen(listener)?
-            .run();
+        let server = on(listener, workers, parts, routes::configure, || {})?;
         let handle = server.handle();
         let serving = actix_web::rt::spawn(server);
         let _ = ready.send(());

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{
-        StatusCode,
-        header::{HeaderMap, HeaderName},
-    },
+    http::StatusCode,
     web::{Data, Path, Query},
 };
 use sandbox_types::{CancelRun, ErrorCode, WorkerId};
@@ -16,16 +13,14 @@ use tokio::time::Instant;
 
 use super::{
     Service,
-    extract::Body,
+    extract::{Body, header_text, named_worker, no_worker, worker_id},
     render::{Failure, answer},
     stream,
 };
 use crate::error::{Result, ToolError};
 
-/// Names the worker on routes whose requests have no body.
-const WORKER: HeaderName = HeaderName::from_static("x-worker-id");
 /// Id of the last event that a client has.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// The longest that a request may wait for the end of a run.
 const MAX_WAIT_SECONDS: f64 = 60.0;
 
@@ -40,28 +35,15 @@ pub(super) struct RunQuery {
     last_event_id: Option<u64>,
 }
 
-/// A header as text.
-///
-/// # Errors
-/// It is none.
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>> {
-    let wrong = |_| ToolError::parameter(ErrorCode::INVALID_INPUT, name.as_str(), "text in ASCII", "other bytes");
-    headers.get(name).map(|value| value.to_str().map_err(wrong)).transpose()
-}
-
 /// Whose runs are meant.
 ///
 /// # Errors
 /// The request does not say so, or it is no id.
 fn worker(request: &HttpRequest, other: Option<&str>) -> Result<WorkerId> {
-    let worker = text(request.headers(), &WORKER)?.or(other).ok_or_else(|| {
-        let expected = "the header, or `worker_id` in the query or the body";
-        ToolError::parameter(ErrorCode::MISSING_REQUIRED_FIELD, "X-Worker-ID", expected, "neither")
-    })?;
-    WorkerId::parse(worker).map_err(|_| {
-        let expected = format!("1 to {} bytes without control characters", WorkerId::MAX_BYTES);
-        ToolError::parameter(ErrorCode::INVALID_INPUT, "X-Worker-ID", expected, format!("{} bytes", worker.len()))
-    })
+    match named_worker(request.headers())? {
+        Some(worker) => Ok(worker),
+        None => other.map(worker_id).transpose()?.ok_or_else(no_worker),
+    }
 }
 
 pub(super) async fn list(service: Data<Service>, request: HttpRequest, query: Query<RunQuery>) -> HttpResponse {
@@ -100,11 +82,11 @@ pub(super) async fn events(
     query: Query<RunQuery>,
 ) -> Result<HttpResponse, Failure> {
     let worker = worker(&request, query.worker_id.as_deref())?;
-    let seen = match text(request.headers(), &LAST_EVENT_ID)?.filter(|text| !text.is_empty()) {
+    let seen = match header_text(request.headers(), LAST_EVENT_ID)?.filter(|text| !text.is_empty()) {
         None => query.last_event_id.unwrap_or(0),
         Some(text) => text.trim().parse().map_err(|_| {
             let expected = "the id of an event of this run, a number";
-            ToolError::parameter(ErrorCode::INVALID_INPUT, "Last-Event-ID", expected, crate::nearest::shown(text))
+            ToolError::parameter(ErrorCode::INVALID_INPUT, LAST_EVENT_ID, expected, crate::nearest::shown(text))
         })?,
     };
     Ok(match service.executor.read_run(&worker, &id, seen)? {

@@ -20,7 +20,10 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Service,
     download::respond,
-    extract::{ARRIVAL_LIMIT, Body, WireBody, is_json, parse, too_slow, unreadable},
+    extract::{
+        ARRIVAL_LIMIT, Body, WireBody, header_text, is_json, named_worker, no_worker, parse, too_slow, unreadable,
+        worker_id,
+    },
     render::{Failure, envelope},
     routes::{readable, wrong_method},
     upload::{Promise, Whole, malformed, next, part, raw},
@@ -99,10 +102,7 @@ impl Fields {
         if given("idempotency-key").is_some() {
             return Err(not_kept("Idempotency-Key"));
         }
-        let text = |name: &'static str| {
-            let text = |value: &HeaderValue| value.to_str().map(str::to_owned);
-            given(name).map(text).transpose().map_err(|_| bad(name, "visible ASCII characters", "others"))
-        };
+        let text = |name| Ok::<_, ToolError>(header_text(request.headers(), name)?.map(str::to_owned));
         let timeout = text("x-timeout-seconds")?.map(|seconds| {
             seconds.trim().parse().map_err(|_| bad("x-timeout-seconds", "a number of seconds", &format!("`{seconds}`")))
         });
@@ -112,7 +112,7 @@ impl Fields {
                 .map_err(|_| bad("x-session-mode", expected, &format!("`{mode}`")))
         });
         Ok(Self {
-            worker_id: id("x-worker-id", text("x-worker-id")?, WorkerId::parse)?,
+            worker_id: named_worker(request.headers())?,
             params: None,
             timeout: timeout.transpose()?,
             session: text("x-session")?,
@@ -170,7 +170,7 @@ impl Call {
         for (name, text) in query {
             let known = tool.map(|tool| &tool.info.input_schema["properties"][&name]);
             if name == "worker_id" && known.is_none_or(Value::is_null) {
-                let worker = id("worker_id", Some(text), WorkerId::parse)?;
+                let worker = Some(worker_id(&text)?);
                 if fields.worker_id.is_some() && fields.worker_id != worker {
                     let expected = "the one of the header or the body";
                     return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, name, expected, "another"));
@@ -183,11 +183,7 @@ impl Call {
                 return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, name, "it once", "it twice"));
             }
         }
-        let Some(worker) = fields.worker_id else {
-            let message = "header `X-Worker-ID` is required";
-            let error = ToolError::parameter(ErrorCode::MISSING_REQUIRED_FIELD, "worker_id", "a value", "nothing");
-            return Err(error.with_message(message.to_owned()));
-        };
+        let worker = fields.worker_id.ok_or_else(no_worker)?;
         let mut request = ExecuteRequest::new(worker, action);
         request.params = Some(
             serde_json::value::to_raw_value(&params)

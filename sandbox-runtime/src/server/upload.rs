@@ -7,7 +7,6 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use actix_multipart::{Field, Multipart};
@@ -29,10 +28,8 @@ use super::render::leave_unread;
 use crate::{
     bytes::ByteStream,
     error::{Result, ToolError},
+    transfer::STALL_LIMIT,
 };
-
-/// How long the next piece of an upload may take.
-const STALL_LIMIT: Duration = Duration::from_mins(1);
 
 /// Pieces that have come and that the tool has not taken yet; the HTTP library makes them of at most some 100 KiB.
 const PIECES: usize = 8;

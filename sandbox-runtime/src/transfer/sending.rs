@@ -22,7 +22,7 @@ use crate::{
     supervise::catch,
 };
 
-/// How long a reader may take none of the bytes that are ready for it: until then it holds a session.
+/// How long a transfer may make no progress, in either direction: until then it holds a session.
 pub(crate) const STALL_LIMIT: Duration = Duration::from_mins(1);
 
 /// The largest piece that is handed to the reader at once, so that a slow one is seen to go on.

@@ -269,7 +269,7 @@ impl SessionTable {
         let control = CallControl::under(&cancel);
         let mut context = ToolContext::new(Inner {
             worker: worker.clone(),
-            trace,
+            trace: trace.clone(),
             resource: resource.context.clone(),
             session: None,
             session_id: Some(id.clone()),
@@ -289,7 +289,9 @@ impl SessionTable {
         context.frames = frames;
         let initialize = async {
             resource.ensure_started().await?;
-            catch(resource.instance.clone().initialize(config, context, handle.clone())).await.and_then(|made| made)
+            let initialize = catch(resource.instance.clone().initialize(config, context, handle.clone()));
+            let watched = resource.watched("initialize", worker.as_str(), trace.as_str());
+            watched.awaiting(initialize).await.and_then(|made| made)
         };
         let made = tokio::select! {
             biased;

@@ -37,6 +37,8 @@ use crate::{
     watchdog::{Watchdog, Watched},
 };
 
+#[cfg(feature = "server")]
+use crate::answer::LaterLog;
 pub(crate) use crate::supervise::CallControl;
 
 /// Time limits that hold for every call.
@@ -109,6 +111,7 @@ impl ToolExecutor {
         runtime: Handle,
         limits: TimeLimits,
         runs: RunStore,
+        watchdog: Arc<Watchdog>,
     ) -> Arc<Self> {
         let executor = Arc::new(Self {
             registry,
@@ -121,7 +124,7 @@ impl ToolExecutor {
             calls: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             draining: AtomicBool::new(false),
-            watchdog: Arc::default(),
+            watchdog,
         });
         executor.runtime.spawn(crate::reaper::run(Arc::downgrade(&executor)));
         executor
@@ -204,6 +207,7 @@ impl ToolExecutor {
             let watched = Watched {
                 watchdog: &self.watchdog,
                 tool: &job.tool.full_name,
+                hook: None,
                 worker: job.worker.as_str(),
                 trace: job.trace.as_str(),
                 run: job.reports.as_ref().map(|reports| &reports.run),
@@ -219,7 +223,15 @@ impl ToolExecutor {
             Ok(data) => success(data, meta),
             Err(error) => failure(&error, meta),
         };
-        log(&answer, &job.worker, facts.entered.get());
+        let entered = facts.entered.get();
+        #[cfg(feature = "server")]
+        if let Some(transfer) = job.transfer.as_ref().filter(|_| answer.success) {
+            let later = || LaterLog::new(&answer, job.limits.arrival, job.worker.clone(), entered);
+            if transfer.log_later(later) {
+                return answer;
+            }
+        }
+        log(&answer, &job.worker, entered);
         answer
     }
 

@@ -142,13 +142,15 @@ pub(crate) fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Res
         runtime: runtime.clone(),
         data_dir: config.server.data_dir.as_deref(),
         faults: table.faults.clone(),
+        watchdog: Arc::default(),
         cleanups: cleanups.clone(),
     };
+    let watchdog = shared.watchdog.clone();
     let registry = Registry::build(config, linked, &shared)?;
     let limits = TimeLimits {
         default: Duration::from_secs_f64(config.server.default_timeout_seconds),
         max: Duration::from_secs_f64(config.server.max_timeout_seconds),
         reattach: Duration::from_secs_f64(config.server.reattach_seconds),
     };
-    Ok(ToolExecutor::new(registry, table, cleanups, runtime, limits, runs))
+    Ok(ToolExecutor::new(registry, table, cleanups, runtime, limits, runs, watchdog))
 }

@@ -13,6 +13,7 @@ use crate::{
     resource::{CleanupFaults, Resource},
     schema::ParamsSchema,
     tool::SessionUse,
+    watchdog::Watchdog,
 };
 
 mod build;
@@ -74,6 +75,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) data_dir: Option<&'a Path>,
     pub(crate) faults: Arc<CleanupFaults>,
     pub(crate) cleanups: TaskTracker,
+    pub(crate) watchdog: Arc<Watchdog>,
 }
 
 impl ToolEntry {

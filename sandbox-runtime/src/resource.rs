@@ -25,6 +25,7 @@ use crate::{
     schema::ParamsSchema,
     session::{EndReason, Session},
     supervise::{CallControl, Cause, catch},
+    watchdog::{Watchdog, Watched},
 };
 
 /// How long a cleanup may take before it counts as orphaned; it is not cut off.
@@ -53,6 +54,7 @@ pub(crate) struct Resource {
     pub(crate) faults: Arc<CleanupFaults>,
     /// Cleanups that run, all resources together: the shutdown waits for them.
     pub(crate) cleanups: TaskTracker,
+    pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) start: Start,
     pub(crate) initialize_pace: Pace,
     pub(crate) cleanup_pace: Pace,
@@ -118,8 +120,8 @@ impl Resource {
         let resource = self.clone();
         self.context.runtime.spawn(async move {
             let began = Instant::now();
-            let result =
-                catch(resource.instance.clone().start(resource.config.clone())).await.and_then(|result| result);
+            let start = catch(resource.instance.clone().start(resource.config.clone()));
+            let result = resource.watched("warmup", "", "").awaiting(start).await.and_then(|result| result);
             let result = result.map_err(|error| {
                 ToolError::new(
                     ErrorCode::BACKEND_NOT_INITIALIZED,
@@ -153,7 +155,8 @@ impl Resource {
         if !self.started() {
             return;
         }
-        let stopped = catch(self.instance.clone().stop(limit));
+        let watched = self.watched("shutdown", "", "");
+        let stopped = watched.awaiting(catch(self.instance.clone().stop(limit)));
         // `stop` waits up to the limit for users; the hook itself gets as long again.
         match tokio::time::timeout(limit * 2, stopped).await {
             Ok(Ok(Ok(()))) => {}
@@ -182,10 +185,10 @@ impl Resource {
         let mut orphan = None;
         let mut back_off = Duration::from_secs(1);
         loop {
-            let control = CallControl::new();
+            let (control, trace) = (CallControl::new(), new_trace());
             let context = ToolContext::new(Inner {
                 worker: session.worker.clone(),
-                trace: new_trace(),
+                trace: trace.clone(),
                 resource: self.context.clone(),
                 session: None,
                 session_id: Some(session.id().clone()),
@@ -201,8 +204,9 @@ impl Resource {
                 depth: 0,
                 nested: None,
             });
-            let mut round =
-                Box::pin(catch(self.instance.clone().clean_up(session.cell.clone(), context, reason.clone())));
+            let cleanup = catch(self.instance.clone().clean_up(session.cell.clone(), context, reason.clone()));
+            let watched = self.watched("cleanup", session.worker.as_str(), trace.as_str());
+            let mut round = Box::pin(watched.awaiting(cleanup));
             let outcome = match tokio::time::timeout(CLEANUP_LIMIT, &mut round).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
@@ -228,6 +232,11 @@ impl Resource {
                 }
             }
         }
+    }
+
+    /// A hook, as the log names it when it blocks its thread.
+    pub(crate) fn watched<'a>(&'a self, hook: &'static str, worker: &'a str, trace: &'a str) -> Watched<'a> {
+        Watched { watchdog: &self.watchdog, tool: &self.name, hook: Some(hook), worker, trace, run: None }
     }
 
     pub(crate) fn info(&self) -> ResourceInfo {

@@ -18,6 +18,8 @@ use crate::{
 };
 
 #[cfg(feature = "server")]
+use crate::answer::LaterLog;
+#[cfg(feature = "server")]
 pub(crate) use sending::{Pieces, STALL_LIMIT};
 
 /// What one call hands over beside its JSON. Whoever waits for the call owns it: with them goes what it holds.
@@ -37,6 +39,8 @@ pub(crate) struct Download {
     // After the stream: what it is made of is gone before its session's cleanup starts.
     lease: Option<Arc<Lease>>,
     _kept: Option<Kept>,
+    #[cfg(feature = "server")]
+    log: Option<LaterLog>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -74,6 +78,12 @@ pub(crate) async fn answer(
         return json;
     };
     let kept = locked(&transfer.kept).take();
-    *locked(&transfer.download) = Some(Download { stream, lease, _kept: kept });
+    *locked(&transfer.download) = Some(Download {
+        stream,
+        lease,
+        _kept: kept,
+        #[cfg(feature = "server")]
+        log: None,
+    });
     Ok(RawValue::NULL.to_owned())
 }

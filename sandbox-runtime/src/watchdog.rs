@@ -5,6 +5,8 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -33,14 +35,17 @@ pub(crate) struct Watchdog {
     blocked: AtomicUsize,
 }
 
-/// A call, as the log names it when it blocks its thread.
+/// A call or a hook, as the log names it when it blocks its thread.
 #[derive(Clone, Copy)]
 pub(crate) struct Watched<'a> {
     pub(crate) watchdog: &'a Arc<Watchdog>,
+    /// Of a hook, the resource.
     pub(crate) tool: &'a str,
+    pub(crate) hook: Option<&'static str>,
+    /// Empty of a hook that runs for no worker.
     pub(crate) worker: &'a str,
     pub(crate) trace: &'a str,
-    /// None of a call that an explicit session's making needs.
+    /// None of a hook, nor of a call that an explicit session's making needs.
     pub(crate) run: Option<&'a Arc<Run>>,
 }
 
@@ -52,6 +57,12 @@ impl Watched<'_> {
     pub(crate) fn during<R>(&self, poll: impl FnOnce() -> R) -> R {
         let _mark = self.watchdog.slot().and_then(|slot| Mark::set(slot, self));
         poll()
+    }
+
+    /// Awaits a future, each poll of it under the watchdog's eyes.
+    pub(crate) async fn awaiting<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|context| self.during(|| future.as_mut().poll(context))).await
     }
 }
 
@@ -95,9 +106,12 @@ impl Mark {
         let mut names = slot.names();
         let Names { tool, worker, trace, run } = &mut *names;
         *run = watched.run.map(Arc::downgrade).unwrap_or_default();
-        for (name, text) in [(tool, watched.tool), (worker, watched.worker), (trace, watched.trace)] {
+        for (name, text) in [(&mut *tool, watched.tool), (worker, watched.worker), (trace, watched.trace)] {
             name.clear();
             name.push_str(text);
+        }
+        if let Some(hook) = watched.hook {
+            tool.extend([":", hook]);
         }
         drop(names);
         slot.polls.store(polls + 1, Ordering::Release);
@@ -275,6 +289,7 @@ impl Sighting {
     fn log(&self, run: Option<&RunId>) {
         let run = run.map(RunId::as_str);
         let Self { names: Names { tool, worker, trace, .. }, thread, thread_id, blocked, end } = self;
+        let [worker, trace] = [worker, trace].map(|name| (!name.is_empty()).then_some(&**name));
         let blocked_ms = milliseconds(*blocked).round();
         if *end {
             tracing::info!(
@@ -296,7 +311,7 @@ impl Sighting {
                 thread,
                 thread_id,
                 blocked_ms,
-                "a tool blocks its thread, and all other calls on it; a body that must block is declared `blocking`"
+                "a tool or hook blocks its thread, and all that runs there; what must block is a tool declared `blocking`, or goes to `spawn_blocking`"
             );
         }
     }
@@ -319,7 +334,7 @@ mod tests {
     use super::{RunStore, Seen, Sighting, Watchdog, Watched};
 
     fn watched(watchdog: &Arc<Watchdog>) -> Watched<'_> {
-        Watched { watchdog, tool: "probe:stall", worker: "w", trace: "t", run: None }
+        Watched { watchdog, tool: "probe:stall", hook: None, worker: "w", trace: "t", run: None }
     }
 
     fn until(what: &str, mut holds: impl FnMut() -> bool) {

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    os::fd::AsRawFd as _,
     time::Duration,
 };
 
@@ -64,6 +65,17 @@ impl Place {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Whether the server has a file of the folder open, with a name or without.
+    fn is_open(&self) -> bool {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.server.process.id())).unwrap();
+        let mut files = open.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+        files.any(|file| file.starts_with(self.folder.path()))
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.server.log).unwrap()
+    }
+
     fn sources(&self) -> u64 {
         self.server.execute("observer", "probe:sources", &json!({})).data().as_u64().unwrap()
     }
@@ -111,6 +123,20 @@ fn begin(server: &Server, path: &str, headers: &str) -> TcpStream {
         format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Worker-ID: w\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     stream
+}
+
+/// Leaves without a farewell, which would wait behind what the server has not taken.
+fn reset(stream: TcpStream) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap();
+    #[expect(unsafe_code, reason = "a call without a safe wrapper")]
+    // SAFETY: the value is a `linger` that lives through the call, and the length is its own.
+    let set = unsafe {
+        let value = std::ptr::from_ref(&at_once).cast();
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, length)
+    };
+    assert_eq!(set, 0);
+    drop(stream);
 }
 
 fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {
@@ -242,7 +268,7 @@ fn an_upload_that_is_cut_off_leaves_nothing() {
         let mut stream = begin(&place.server, path, headers);
         stream.write_all(body.as_bytes()).unwrap();
         if index < 3 {
-            until("the upload has begun", || !place.names().is_empty());
+            until("the upload has begun", || place.is_open());
             // Also without a word of farewell.
             let _ = stream.shutdown(if index == 0 { Shutdown::Write } else { Shutdown::Both });
             drop(stream);
@@ -250,10 +276,61 @@ fn an_upload_that_is_cut_off_leaves_nothing() {
             let reply = receive(&mut stream);
             assert_eq!((reply.status, reply.reason()), (400, "upload_cut"));
         }
-        until("nothing is left of it", || place.names().is_empty() && place.sessions() == 0);
+        until("nothing is left of it", || !place.is_open() && place.names().is_empty() && place.sessions() == 0);
     }
     assert_eq!(place.server.counts()["initialized"], 2);
     until("the sessions are cleaned up", || place.server.counts()["ended"]["call_ended"] == 2);
+}
+
+#[test]
+fn an_upload_to_a_server_that_is_killed_leaves_nothing() {
+    let mut place = Place::new();
+    place.put("a", b"old");
+    let mut stream = begin(&place.server, "/execute/probe:store?name=a", "Content-Length: 10000000\r\n");
+    stream.write_all(&vec![7; 2_000_000]).unwrap();
+    until("the upload has begun", || place.is_open());
+    place.server.process.kill().unwrap();
+    place.server.process.wait().unwrap();
+    assert_eq!((place.names(), place.get("a")), (vec!["a".to_owned()], b"old".to_vec()));
+}
+
+#[test]
+fn a_client_that_leaves_while_it_is_held_back_is_noticed() {
+    let place = Place::new();
+    let path = "/execute/probe:measure?wait_ms=60000";
+    let mut stream = begin(&place.server, path, "Content-Length: 209715200\r\n");
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let piece = vec![0; 1024 * 1024];
+    while stream.write(&piece).is_ok() {}
+    let ended = || place.log().lines().any(|line| line.contains("probe:measure") && line.contains("code=5020"));
+    assert!(!ended());
+    reset(stream);
+    until("its call is cancelled", ended);
+}
+
+#[test]
+fn what_comes_slowly_in_a_large_upload_is_read_at_once() {
+    let place = Place::new();
+    let few = 3 * 1024 * 1024 + 10;
+    let path = format!("/execute/probe:measure?most_bytes={few}");
+    let mut stream = begin(&place.server, &path, "Content-Length: 100000000\r\n");
+    stream.write_all(&vec![0; few - 10]).unwrap();
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(60));
+        stream.write_all(&[0]).unwrap();
+    }
+    assert_eq!(receive(&mut stream).data()["bytes"], few);
+
+    // The connection is as it was for what comes after.
+    let mut stream = place.server.connect();
+    let (body, request) = (vec![0; few], format!("Host: 127.0.0.1\r\nX-Worker-ID: w\r\nContent-Length: {few}\r\n\r\n"));
+    for _ in 0..3 {
+        stream.write_all(format!("POST /execute/probe:measure HTTP/1.1\r\n{request}").as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        let mut answer = [0; 4096];
+        let read = stream.read(&mut answer).unwrap();
+        assert!(String::from_utf8_lossy(&answer[..read]).contains(&format!("\"bytes\":{few}")));
+    }
 }
 
 #[test]
@@ -403,6 +480,9 @@ fn execute_answers_bytes_to_who_prefers_them() {
         let reply: Value = serde_json::from_slice(&ask(accept, &body).body).unwrap();
         assert_eq!(reply["data"]["content"], "aGVsbG8=");
     }
+    let odd = ask("application/octet-stream", &body.replace("\"worker_id\"", "\"wörker\":1,\"worker_id\""));
+    odd.is(200, "hello");
+    assert!(odd.header("x-warning").unwrap().contains("unknown field `w?rker` is ignored"), "{}", odd.head);
     let json = body.replace("probe:say", "probe:nothing");
     assert_eq!(ask("application/octet-stream", &json).status, 400);
     let kept = body.replace("\"worker_id\"", "\"idempotency_key\":\"k\",\"worker_id\"");
@@ -440,6 +520,42 @@ fn a_client_that_leaves_drops_the_source() {
     drop(stream);
     until("the source is dropped", || place.sources() == 0);
     until("the session is cleaned up", || place.server.counts()["ended"]["call_ended"] == 1);
+}
+
+#[test]
+fn a_download_ends_when_no_call_may_take_longer() {
+    let place = Place::with(&json!({ "default_timeout_seconds": 1, "max_timeout_seconds": 1 }));
+    let began = std::time::Instant::now();
+    let cut = place.download("GET", "/execute/probe:drip?pause_ms=20", &[]);
+    assert!(cut.status == 200 && !cut.body.ends_with(b"0\r\n\r\n"), "no end is told");
+    assert!(began.elapsed() >= Duration::from_secs(1), "not before");
+    until("the source is dropped", || place.sources() == 0 && place.sessions() == 0);
+}
+
+#[test]
+fn the_log_has_one_event_of_a_download_with_all_its_bytes() {
+    let place = Place::new();
+    place.put("f", &vec![7; 1_000_000]);
+    place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "file")]);
+    place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "part"), ("Range", "bytes=0-9")]);
+    place.download("HEAD", "/execute/probe:load?name=f", &[("X-Trace-ID", "head")]);
+    place.download("GET", "/execute/probe:say?text=hello", &[("X-Trace-ID", "memory")]);
+    place.download("GET", "/execute/probe:drip?bytes=10&declared=20", &[("X-Trace-ID", "cut")]);
+    for (trace, tool, code, bytes) in [
+        ("file", "probe:load", 0, 1_000_000),
+        ("part", "probe:load", 0, 10),
+        ("head", "probe:load", 0, 0),
+        ("memory", "probe:say", 0, 5),
+        ("cut", "probe:drip", 5000, 10),
+    ] {
+        let of = |line: &&str| line.contains(&format!("trace=\"{trace}\""));
+        until("the log has it", || place.log().lines().any(|line| of(&line)));
+        let log = place.log();
+        let lines: Vec<_> = log.lines().filter(of).collect();
+        let parts =
+            [format!("tool=\"{tool}\""), format!("code={code} "), format!("bytes={bytes}"), "worker=\"w\"".into()];
+        assert!(lines.len() == 1 && parts.iter().all(|part| lines[0].contains(part)), "{lines:?}");
+    }
 }
 
 #[test]

@@ -21,11 +21,16 @@ struct Stalling {
 
 impl Stalling {
     fn start(workers: usize, server: &Value) -> Self {
+        Self::start_with(workers, server, &[])
+    }
+
+    fn start_with(workers: usize, server: &Value, env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let release = folder.path().join("release");
         let mut config = json!({ "server": { "workers": workers, "control_port": 0 }, "resources": { "probe": {} } });
         config["server"].as_object_mut().unwrap().extend(server.as_object().unwrap().clone());
-        let server = Server::start_with(&config, &[("PROBE_RELEASE", release.to_str().unwrap())]);
+        let env: Vec<_> = env.iter().copied().chain([("PROBE_RELEASE", release.to_str().unwrap())]).collect();
+        let server = Server::start_with(&config, &env);
         Self { server, release, _folder: folder }
     }
 
@@ -75,6 +80,12 @@ impl Stalling {
     fn log(&self) -> String {
         std::fs::read_to_string(&self.server.log).unwrap()
     }
+
+    /// Waits until the log says who blocks a thread, in a line with all of these.
+    fn until_named(&self, parts: &[&str]) {
+        let says = |line: &&str| line.contains("blocks its thread") && parts.iter().all(|part| line.contains(part));
+        until("the log names it", || self.log().lines().any(|line| says(&line)));
+    }
 }
 
 fn at(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
@@ -109,20 +120,9 @@ fn it_answers_while_tools_block_every_worker_and_the_log_names_them() {
         assert_eq!(stalling.post("/session/destroy", &of("w0")).status, 404);
         assert_eq!(stalling.post("/worker/disconnect", &of("w1")).data()["worker_id"], "w1");
 
-        let says = |line: &&str| {
-            [
-                "WARN",
-                "tool=\"probe:stall\"",
-                "worker=\"w0\"",
-                "trace=",
-                "run=\"run_",
-                "thread=\"actix-rt|",
-                "thread_id=",
-            ]
-            .iter()
-            .all(|part| line.contains(part))
-        };
-        until("the log names it", || stalling.log().lines().any(|line| says(&line)));
+        let thread = ["thread=\"actix-rt|", "thread_id="];
+        let call = ["WARN", "tool=\"probe:stall\"", "worker=\"w0\"", "trace=", "run=\"run_"];
+        stalling.until_named(&[&call[..], &thread].concat());
         let runs = stalling.control("GET", "/runs", &[("X-Worker-ID", "w1")], b"");
         let run = &runs.data()["runs"][0];
         assert_eq!((&run["tool"], &run["state"]), (&json!("probe:stall"), &json!("running")), "{runs:?}");
@@ -163,6 +163,37 @@ fn a_body_that_says_it_blocks_is_not_reported_and_a_drop_that_blocks_is() {
         assert_eq!(call.join().unwrap().code(), 5006);
     });
     assert!(stalling.log().contains("tool=\"probe:stall_dropped\""), "{}", stalling.log());
+}
+
+#[test]
+fn hooks_that_block_are_named_and_so_are_sources_of_downloads() {
+    let stalling = Stalling::start_with(1, &json!({}), &[("PROBE_STALL_WARMUP", "1")]);
+    let server = &stalling.server;
+    let backends = "thread=\"sandbox-backends\"";
+    stalling.until_named(&["tool=\"probe:warmup\"", backends]);
+    stalling.release();
+    until("nothing is blocked", || stalling.blocked() == 0 && stalling.get("/ready").status == 200);
+    std::fs::remove_file(&stalling.release).unwrap();
+
+    let worker = "worker=\"w\"";
+    thread::scope(|scope| {
+        let create = scope.spawn(|| server.create("w", &json!({ "stall_initialize": true, "stall_cleanup": true })));
+        stalling.until_named(&["tool=\"probe:initialize\"", worker, "trace=", backends]);
+        stalling.release();
+        create.join().unwrap().data();
+    });
+    std::fs::remove_file(&stalling.release).unwrap();
+    server.post("/session/destroy", &json!({ "worker_id": "w", "resource_type": "probe" })).data();
+    stalling.until_named(&["tool=\"probe:cleanup\"", worker, "trace=", backends]);
+    stalling.release();
+    until("it is cleaned up", || server.counts()["ended"]["destroyed"] == 1);
+    std::fs::remove_file(&stalling.release).unwrap();
+
+    let mut download = server.connect();
+    send(&mut download, "GET", "/execute/probe:stall_source", &[("X-Worker-ID", "w")], b"");
+    stalling.until_named(&["tool=\"probe:stall_source\"", worker, "trace=", "thread=\"actix-rt|"]);
+    stalling.release();
+    until("nothing is blocked", || stalling.blocked() == 0);
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Behaviour {
     panic_cleanup: bool,
     /// `initialize` panics.
     panic: bool,
+    /// `initialize` blocks its thread until it is released.
+    stall_initialize: bool,
     /// `cleanup` blocks its thread until it is released.
     stall_cleanup: bool,
 }
@@ -84,6 +86,9 @@ enum Button {
 #[backend(name = "probe")]
 impl Probe {
     async fn warmup(&self) -> Result<Counts> {
+        if std::env::var_os("PROBE_STALL_WARMUP").is_some() {
+            stall::until_released();
+        }
         Ok(Counts::default())
     }
 
@@ -99,6 +104,9 @@ impl Probe {
         }
         sleep(Duration::from_millis(behaviour.initialize_ms)).await;
         assert!(!behaviour.panic, "as asked");
+        if behaviour.stall_initialize {
+            stall::until_released();
+        }
         if let Some(why) = &behaviour.fail {
             return Err(ToolError::execution(why.clone()));
         }

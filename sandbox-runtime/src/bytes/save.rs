@@ -3,10 +3,12 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
+use rustix::fs::{AtFlags, CWD};
 use sandbox_types::ErrorCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,21 +77,31 @@ impl Writing {
     }
 }
 
-/// The file while it grows; removed when it is dropped, on whichever thread that happens.
+/// The file while it grows. Without a name, where the file system can do that: then nothing is left of it even if the whole
+/// process is killed. Elsewhere under a name of its own, which goes when this is dropped, on whichever thread that happens.
 struct Part {
     file: File,
-    path: PathBuf,
-    kept: bool,
+    path: Option<PathBuf>,
     hasher: Sha256,
     bytes: u64,
 }
 
 impl Part {
     fn create(target: &Path) -> Result<Self> {
-        let name = format!(".upload-{:016x}.part", fastrand::u64(..));
-        let path = target.parent().map_or_else(|| PathBuf::from(&name), |folder| folder.join(&name));
+        match nameless(target) {
+            Some(file) => Ok(Self::of(file, None)),
+            None => Self::named(target),
+        }
+    }
+
+    fn named(target: &Path) -> Result<Self> {
+        let path = beside(target);
         let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| unwritten(&error))?;
-        Ok(Self { file, path, kept: false, hasher: Sha256::new(), bytes: 0 })
+        Ok(Self::of(file, Some(path)))
+    }
+
+    fn of(file: File, path: Option<PathBuf>) -> Self {
+        Self { file, path, hasher: Sha256::new(), bytes: 0 }
     }
 
     fn write(mut self, batch: Vec<Bytes>) -> JoinHandle<Result<Self>> {
@@ -108,20 +120,57 @@ impl Part {
         if let Some(expected) = expected {
             agree(expected, found)?;
         }
-        std::fs::rename(&self.path, target).map_err(|error| unwritten(&error))?;
-        self.kept = true;
+        self.take_place(target).map_err(|error| unwritten(&error))?;
         Ok(Saved { bytes: self.bytes, sha256: hex(&found) })
+    }
+
+    fn take_place(&mut self, target: &Path) -> io::Result<()> {
+        let path = match self.path.take() {
+            Some(path) => path,
+            None if name(&self.file, target).is_ok() => return Ok(()),
+            // Another file stands there: only a renaming takes its place in one step.
+            None => {
+                let path = beside(target);
+                name(&self.file, &path)?;
+                path
+            }
+        };
+        std::fs::rename(self.path.insert(path), target)?;
+        self.path = None;
+        Ok(())
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = std::fs::remove_file(&self.path)
+        if let Some(path) = &self.path
+            && let Err(error) = std::fs::remove_file(path)
         {
-            tracing::warn!(%error, path = %self.path.display(), "a part of an upload stays behind");
+            tracing::warn!(%error, path = %path.display(), "a part of an upload stays behind");
         }
     }
+}
+
+/// A file without a name in the target's folder; none where there are no such files, or none could be named later.
+fn nameless(target: &Path) -> Option<File> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder).ok()?;
+    own_link(&file).exists().then_some(file)
+}
+
+/// Where the system shows an open file of this process.
+fn own_link(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Gives a nameless file a name, which must be free.
+fn name(file: &File, path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::linkat(CWD, own_link(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// A name of its own in the target's folder.
+fn beside(target: &Path) -> PathBuf {
+    target.with_file_name(format!(".upload-{:016x}.part", fastrand::u64(..)))
 }
 
 fn unwritten(error: &io::Error) -> ToolError {
@@ -145,4 +194,44 @@ pub(super) async fn blocking<T: Send + 'static>(body: impl FnOnce() -> T + Send 
 /// What a thread of the blocking pool came to; it is refused, or cancelled, only at the end of its runtime.
 pub(super) fn joined<T>(joined: Result<T, JoinError>) -> Result<T> {
     joined.map_err(|_| ToolError::shutting_down())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Part, nameless};
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        entries.map(|entry| entry.expect("is read").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn with_a_name_or_without_a_part_takes_its_place_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("target");
+        let without = |target: &Path| Ok(Part::of(nameless(target).expect("file systems of tests can"), None));
+        for create in [Part::named, without] {
+            for content in ["first", "second"] {
+                let part = create(&target).expect("is made");
+                let part = part.write(vec![content.into()]).await.expect("no panic").expect("is written");
+                part.finish(&target, None).expect("takes its place");
+                assert_eq!(
+                    (std::fs::read_to_string(&target).expect("is there"), names(folder.path()).len()),
+                    (content.into(), 1)
+                );
+            }
+            let part = create(&target).expect("is made");
+            let part = part.write(vec!["third".into()]).await.expect("no panic").expect("is written");
+            part.finish(&target, Some([0; 32])).expect_err("another checksum");
+            create(&target).expect("is made").finish(&folder.path().join("no/such"), None).expect_err("no folder");
+            create(&target).expect("is made").finish(folder.path(), None).expect_err("a folder");
+            assert_eq!(
+                (std::fs::read_to_string(&target).expect("is there"), names(folder.path()).len()),
+                ("second".into(), 1)
+            );
+            std::fs::remove_file(&target).expect("is there");
+        }
+    }
 }

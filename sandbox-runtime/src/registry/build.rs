@@ -181,6 +181,7 @@ impl Build<'_> {
             sessions: AtomicUsize::new(0),
             faults: self.shared.faults.clone(),
             cleanups: self.shared.cleanups.clone(),
+            watchdog: self.shared.watchdog.clone(),
             start: crate::resource::Start::default(),
             initialize_pace: crate::pace::Pace::default(),
             cleanup_pace: crate::pace::Pace::default(),

@@ -41,7 +41,6 @@ pub(super) fn respond(
     answer: &Answer,
     executor: &Arc<ToolExecutor>,
 ) -> HttpResponse {
-    let trace = answer.meta.trace_id.clone();
     let stream = &mut download.stream;
     let digest = digest(stream);
     let etag = etag(stream, digest.as_ref());
@@ -66,11 +65,14 @@ pub(super) fn respond(
         response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{total}", start + len - 1)));
     }
     let (len, checked) = (stream.len(), stream.sha256().is_some());
-    match stream.in_memory() {
+    match stream.in_memory().cloned() {
         // Nothing is left to be read, and so no session to be kept. One whose checksum was promised is read like others.
-        Some(bytes) if !checked => response.body(bytes.clone()),
+        Some(bytes) if !checked => {
+            download.sent_at_once(bytes.len());
+            response.body(bytes)
+        }
         _ if len == Some(0) => response.body(Bytes::new()),
-        _ => response.body(Body { pieces: download.send(executor, trace), len, done: false }),
+        _ => response.body(Body { pieces: download.send(executor), len, done: false }),
     }
 }
 
@@ -106,6 +108,11 @@ fn remark(response: &mut HttpResponseBuilder, answer: &Answer) {
         response.insert_header(("X-Trace-ID", trace));
     }
     response.insert_header(("X-Execution-Time-Ms", answer.meta.execution_time_ms.to_string()));
+    for warning in &answer.meta.warnings {
+        // A header takes no more than visible ASCII.
+        let text: String = warning.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+        response.append_header(("X-Warning", text));
+    }
     if let Some(session) = answer.meta.session_id.as_ref().and_then(|session| header_text(session.as_str())) {
         response.insert_header(("X-Session-ID", session));
     }

@@ -1,6 +1,7 @@
 //! The HTTP server: actix-web and nothing else of the runtime's rules.
 
 mod access;
+mod connection;
 mod control;
 mod download;
 mod extract;
@@ -327,6 +328,7 @@ fn on(
         .workers(workers)
         // Otherwise a client that left is not noticed while its call runs.
         .h1_allow_half_closed(false)
+        .on_connect(connection::keep)
         // Events are small, and each is to be there at once.
         .tcp_nodelay(true)
         .disable_signals()

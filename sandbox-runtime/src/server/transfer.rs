@@ -26,7 +26,7 @@ use super::{
     },
     render::{Failure, envelope},
     routes::{readable, wrong_method},
-    upload::{Promise, Whole, malformed, next, part, raw},
+    upload::{Progress, Promise, malformed, next, part, raw},
 };
 use crate::{
     bytes::ByteStream,
@@ -154,7 +154,7 @@ fn not_kept(field: &str) -> ToolError {
 struct Call {
     arrival: Instant,
     request: ExecuteRequest,
-    upload: Option<(String, ByteStream, Whole)>,
+    upload: Option<(String, ByteStream, Progress)>,
     warnings: Vec<String>,
 }
 
@@ -199,24 +199,35 @@ impl Call {
 
     async fn run(self, service: &Service, request: &HttpRequest) -> HttpResponse {
         let Self { arrival, request: mut call, upload, warnings } = self;
-        let (transfer, whole) = match upload {
+        let (transfer, progress) = match upload {
             None => (Transfer::new(), None),
-            Some((parameter, stream, whole)) => {
+            Some((parameter, stream, progress)) => {
                 let (transfer, mark) = Transfer::with_upload(stream);
                 match with_member(call.params.as_deref().map_or("{}", |params| params.get()), &parameter, &mark) {
                     Ok(params) => call.params = Some(params),
                     Err(error) => return Failure::unread(error, None, ()).error_response(),
                 }
-                (transfer, Some(whole))
+                (transfer, Some(progress))
             }
         };
         let transfer = Arc::new(transfer);
-        let answer = service.executor.transfer(arrival, call, &transfer, warnings).await;
+        let answering = service.executor.transfer(arrival, call, &transfer, warnings);
+        let answer = match &progress {
+            None => answering.await,
+            Some(progress) => tokio::select! {
+                biased;
+                answer = answering => answer,
+                () = progress.client_left() => {
+                    let error = ToolError::new(ErrorCode::CANCELLED, "the client left");
+                    return Failure::unread(error, None, ()).error_response();
+                }
+            },
+        };
         let mut response = match transfer.take_download().filter(|_| answer.success) {
             Some(download) => respond(request, download, &answer, &service.executor),
             None => envelope(&answer),
         };
-        if whole.is_some_and(|whole| !whole.get()) {
+        if progress.is_some_and(|progress| !progress.is_whole()) {
             // What is left of the body would be waited for as long as the client likes.
             response.head_mut().set_connection_type(ConnectionType::Close);
         }
@@ -294,8 +305,8 @@ async fn call(request: HttpRequest, service: Data<Service>, name: Path<String>, 
                 Err(error) => return Err(Failure::unread(error, None, payload)),
             };
             call.warnings.extend(promise.remark());
-            let (stream, whole) = raw(payload, promise);
-            call.upload = Some((parameter.to_owned(), stream, whole));
+            let (stream, progress) = raw(&request, payload, promise);
+            call.upload = Some((parameter.to_owned(), stream, progress));
             Ok(call.run(&service, &request).await)
         }
         None if has_body && tool.is_some() => {
@@ -379,8 +390,8 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
         Err(error) => return Err(Failure::unread(error, None, (field, parts))),
     };
     call.warnings.extend(promise.remark());
-    let (stream, whole) = part(parts, field, promise);
-    call.upload = Some((parameter.to_owned(), stream, whole));
+    let (stream, progress) = part(request, parts, field, promise);
+    call.upload = Some((parameter.to_owned(), stream, progress));
     Ok(call.run(service, request).await)
 }
 

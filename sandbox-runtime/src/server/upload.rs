@@ -3,28 +3,32 @@
 use std::{
     cell::Cell,
     fmt::Display,
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use actix_multipart::{Field, Multipart};
 use actix_web::{
+    HttpRequest,
     error::PayloadError,
-    http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ContentDisposition, HeaderMap},
+    http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ContentDisposition, HeaderMap, HeaderName},
     web::{Bytes, Payload},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_core::Stream;
 use sandbox_types::ErrorCode;
 use tokio::{
-    sync::mpsc::{Receiver, Sender, channel},
-    task::spawn_blocking,
+    sync::{
+        Notify,
+        mpsc::{Receiver, Sender, channel},
+    },
     time::timeout,
 };
 
-use super::render::leave_unread;
+use super::{connection::Socket, render::leave_unread};
 use crate::{
     bytes::ByteStream,
     error::{Result, ToolError},
@@ -34,17 +38,31 @@ use crate::{
 /// Pieces that have come and that the tool has not taken yet; the HTTP library makes them of at most some 100 KiB.
 const PIECES: usize = 8;
 
-/// From here on an upload is in bulk: its pieces are waited for a moment longer, so that they are large. Each one that is read
-/// as it arrives costs the connection an acknowledgement, and both sides a wake-up: several times what moving it costs.
+/// From here on an upload is in bulk, and it is so until as much is left: its bytes are read when many of them are there.
 const BULK_BYTES: u64 = 1024 * 1024;
 
-/// Whether a request's body was read to its end: if not, its connection must be closed with the answer.
-#[derive(Clone, Default)]
-pub(super) struct Whole(Rc<Cell<bool>>);
+/// How long bytes of an upload in bulk are waited for until there are many; then any are welcome.
+const GATHERING: Duration = Duration::from_millis(50);
 
-impl Whole {
-    pub(super) fn get(&self) -> bool {
-        self.0.get()
+/// How far the reading of a request's body has come.
+#[derive(Clone, Default)]
+pub(super) struct Progress(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    whole: Cell<bool>,
+    left: Notify,
+}
+
+impl Progress {
+    /// Whether it was read to its end: if not, its connection must be closed with the answer.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.whole.get()
+    }
+
+    /// Waits until the client has left while it was held back: nobody else would notice.
+    pub(super) async fn client_left(&self) {
+        self.0.left.notified().await;
     }
 }
 
@@ -65,7 +83,7 @@ impl Promise {
     /// # Errors
     /// The upload is larger than it may be, encoded, or its checksum is none.
     pub(super) fn of(headers: &HeaderMap, limit_bytes: u64) -> Result<Self> {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let text = |name| text(headers, name);
         let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
         if length.is_some_and(|length: u64| length > limit_bytes) {
             return Err(too_large(limit_bytes));
@@ -113,6 +131,10 @@ impl Promise {
     }
 }
 
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
 fn file_name(disposition: &ContentDisposition) -> Option<String> {
     let extended = disposition.get_filename_ext().map(|name| String::from_utf8_lossy(&name.value).into_owned());
     extended.or_else(|| disposition.get_filename().map(str::to_owned))
@@ -131,30 +153,34 @@ fn digest(header: &str) -> Result<Option<[u8; 32]>> {
 }
 
 /// The whole body as an upload.
-pub(super) fn raw(payload: Payload, promise: Promise) -> (ByteStream, Whole) {
+pub(super) fn raw(request: &HttpRequest, payload: Payload, promise: Promise) -> (ByteStream, Progress) {
     let (sender, pieces) = channel(PIECES);
-    let (whole, limit) = (Whole::default(), promise.limit_bytes);
-    let read = whole.clone();
+    let pump = Pump::new(request, &promise, sender);
+    let progress = pump.progress.clone();
     actix_web::rt::spawn(async move {
         let mut payload = payload;
-        if let Some(()) = pump(&mut payload, &sender, limit, cut).await {
-            read.0.set(true);
-            let _ = sender.send(Ok(None)).await;
+        if let Some(()) = pump.run(&mut payload, cut).await {
+            pump.end(Ok(None)).await;
         } else {
             leave_unread(payload);
         }
     });
-    (promise.stream(pieces), whole)
+    (promise.stream(pieces), progress)
 }
 
 /// One part of the body as an upload; nothing may come after it.
-pub(super) fn part(multipart: Multipart, field: Field, promise: Promise) -> (ByteStream, Whole) {
+pub(super) fn part(
+    request: &HttpRequest,
+    multipart: Multipart,
+    field: Field,
+    promise: Promise,
+) -> (ByteStream, Progress) {
     let (sender, pieces) = channel(PIECES);
-    let (whole, limit) = (Whole::default(), promise.limit_bytes);
-    let read = whole.clone();
+    let pump = Pump::new(request, &promise, sender);
+    let progress = pump.progress.clone();
     actix_web::rt::spawn(async move {
         let (mut multipart, mut field) = (multipart, field);
-        if pump(&mut field, &sender, limit, |error| malformed(&error)).await.is_none() {
+        if pump.run(&mut field, |error| malformed(&error)).await.is_none() {
             return leave_unread((field, multipart));
         }
         drop(field);
@@ -167,50 +193,105 @@ pub(super) fn part(multipart: Multipart, field: Field, promise: Promise) -> (Byt
             Ok(Some(Err(error))) => Err(malformed(&error)),
             Err(_) => Err(stalled()),
         };
-        read.0.set(end.is_ok());
-        let _ = sender.send(end).await;
-        if !read.get() {
+        if !pump.end(end).await {
             leave_unread(multipart);
         }
     });
-    (promise.stream(pieces), whole)
+    (promise.stream(pieces), progress)
 }
 
-/// Hands pieces on until the end; `None` where there will be none, and whoever reads has been told why, or has left.
-async fn pump<E>(
-    source: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
-    sender: &Sender<Result<Option<Bytes>>>,
+/// Brings the pieces of a body to the tool, as fast as it takes them.
+struct Pump {
+    sender: Sender<Result<Option<Bytes>>>,
+    progress: Progress,
+    socket: Option<Socket>,
     limit_bytes: u64,
-    wrong: impl Fn(E) -> ToolError,
-) -> Option<()> {
-    let mut left = limit_bytes;
-    loop {
-        let ready = poll_fn(|context| Poll::Ready(Pin::new(&mut *source).poll_next(context))).await;
-        if ready.is_pending() && limit_bytes - left > BULK_BYTES {
-            // The way to another thread and back: a timer is longer, and the connection's window would then be the limit.
-            let _ = spawn_blocking(|| ()).await;
+    /// Of the whole request, if that is known.
+    body_bytes: Option<u64>,
+}
+
+impl Pump {
+    fn new(request: &HttpRequest, promise: &Promise, sender: Sender<Result<Option<Bytes>>>) -> Self {
+        Self {
+            sender,
+            progress: Progress::default(),
+            socket: Socket::of(request),
+            limit_bytes: promise.limit_bytes,
+            body_bytes: text(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok()),
         }
-        let next = match ready {
-            Poll::Ready(next) => Ok(next),
-            Poll::Pending => tokio::select! {
+    }
+
+    /// Hands pieces on until the end; `None` where there will be none, and whoever reads has been told why, or has left.
+    async fn run<E>(
+        &self,
+        source: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+        wrong: impl Fn(E) -> ToolError,
+    ) -> Option<()> {
+        let mut read = 0;
+        loop {
+            let next = tokio::select! {
                 biased;
-                next = timeout(STALL_LIMIT, next(source)) => next,
+                next = timeout(STALL_LIMIT, self.next(source, read)) => next,
                 // The tool has left it unread.
-                () = sender.closed() => return None,
-            },
-        };
-        let piece = match next {
-            Ok(None) => return Some(()),
-            Ok(Some(Ok(piece))) if piece.len() as u64 > left => Err(too_large(limit_bytes)),
-            Ok(Some(Ok(piece))) => Ok(piece),
-            Ok(Some(Err(error))) => Err(wrong(error)),
-            Err(_) => Err(stalled()),
-        };
-        let failed = piece.is_err();
-        left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        if sender.send(piece.map(Some)).await.is_err() || failed {
-            return None;
+                () = self.sender.closed() => return None,
+            };
+            let piece = match next {
+                Ok(None) => return Some(()),
+                Ok(Some(Ok(piece))) if piece.len() as u64 > self.limit_bytes - read => Err(too_large(self.limit_bytes)),
+                Ok(Some(Ok(piece))) => Ok(piece),
+                Ok(Some(Err(error))) => Err(wrong(error)),
+                Err(_) => Err(stalled()),
+            };
+            let failed = piece.is_err();
+            read += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+            if !self.hand(piece.map(Some)).await || failed {
+                return None;
+            }
         }
+    }
+
+    /// The next piece, after so many bytes.
+    async fn next<S: Stream + Unpin>(&self, source: &mut S, read: u64) -> Option<S::Item> {
+        let Some(socket) = &self.socket else { return next(source).await };
+        // What is left may be in the library's buffers, and less would then come than is waited for.
+        let bulk = read >= BULK_BYTES && self.body_bytes.is_some_and(|all| all.saturating_sub(read) >= BULK_BYTES);
+        socket.gather(bulk);
+        if !bulk {
+            return next(source).await;
+        }
+        match timeout(GATHERING, next(source)).await {
+            Ok(next) => next,
+            Err(_) => {
+                socket.gather(false);
+                next(source).await
+            }
+        }
+    }
+
+    /// Whether the tool takes it.
+    async fn hand(&self, piece: Result<Option<Bytes>>) -> bool {
+        let left = async {
+            match &self.socket {
+                Some(socket) => socket.left().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = self.sender.send(piece) => sent.is_ok(),
+            () = left => {
+                self.progress.0.left.notify_one();
+                false
+            }
+        }
+    }
+
+    /// The last word; whether the body was whole.
+    async fn end(&self, end: Result<Option<Bytes>>) -> bool {
+        let whole = end.is_ok();
+        self.progress.0.whole.set(whole);
+        self.hand(end).await;
+        whole
     }
 }
 

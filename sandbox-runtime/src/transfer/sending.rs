@@ -10,16 +10,18 @@ use bytes::Bytes;
 use sandbox_types::{ErrorCode, TraceId};
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Download, Transfer, locked};
 use crate::{
+    answer::LaterLog,
     bytes::{ByteStream, mark_of},
     error::{Result, ToolError},
     executor::ToolExecutor,
     supervise::catch,
+    watchdog::Watched,
 };
 
 /// How long a transfer may make no progress, in either direction: until then it holds a session.
@@ -48,6 +50,15 @@ impl Transfer {
         locked(&self.upload).is_some()
     }
 
+    /// Leaves the call's event in the log to its download; whether there is one.
+    pub(crate) fn log_later(&self, log: impl FnOnce() -> LaterLog) -> bool {
+        let mut download = locked(&self.download);
+        if let Some(download) = &mut *download {
+            download.log = Some(log());
+        }
+        download.is_some()
+    }
+
     /// The result, if it was a stream.
     pub(crate) fn take_download(&self) -> Option<Download> {
         locked(&self.download).take()
@@ -55,13 +66,21 @@ impl Transfer {
 }
 
 impl Download {
+    /// Its bytes are sent as they are, all at once.
+    pub(crate) fn sent_at_once(&mut self, bytes: usize) {
+        if let Some(log) = &mut self.log {
+            log.bytes = bytes as u64;
+        }
+    }
+
     /// Sends the stream from a task of its own, which ends, and lets go of the session, with the last byte, with its reader,
-    /// with the session, at the server's end, or when the reader takes nothing for a minute.
-    pub(crate) fn send(self, executor: &Arc<ToolExecutor>, trace: Option<TraceId>) -> Pieces {
+    /// with the session, at the server's end, when the reader takes nothing for a minute, or when it takes longer than any call
+    /// may.
+    pub(crate) fn send(self, executor: &Arc<ToolExecutor>) -> Pieces {
         let (sender, pieces) = channel(2);
         let executor = executor.clone();
         executor.clone().calls.spawn(async move {
-            let Self { stream, lease, _kept } = self;
+            let Self { stream, lease, _kept, mut log } = self;
             let session = lease.as_ref().map(|lease| lease.session.cancel.clone());
             let ended = async {
                 match session {
@@ -69,37 +88,69 @@ impl Download {
                     None => pending().await,
                 }
             };
-            let sent = deliver(stream, &sender, &executor.shutdown, ended).await;
-            if let Err(error) = sent {
-                let trace = trace.as_ref().map(TraceId::as_str);
-                tracing::info!(trace, code = error.code().number(), %error, "a download was cut off");
+            let meta = log.as_ref().map(LaterLog::meta);
+            let watched = Watched {
+                watchdog: &executor.watchdog,
+                tool: meta.and_then(|meta| meta.tool.as_deref()).unwrap_or_default(),
+                hook: None,
+                worker: log.as_ref().map_or("", |log| log.worker.as_str()),
+                trace: meta.and_then(|meta| meta.trace_id.as_ref()).map_or("", TraceId::as_str),
+                run: None,
+            };
+            let limits = Limits { shutdown: &executor.shutdown, ended, longest: executor.limits.max };
+            let mut bytes = 0;
+            let sent = deliver(stream, &sender, limits, watched, &mut bytes).await;
+            if let Err(error) = &sent {
+                tracing::debug!(trace = watched.trace, %error, "a download was cut off");
+            }
+            if let Some(log) = &mut log {
+                log.bytes = bytes;
+                if let Err(error) = sent {
+                    log.code = error.code();
+                }
             }
         });
         pieces
     }
 }
 
-/// Hands everything on; whatever ends it, the source is gone when it returns.
+/// What ends a download before its end.
+struct Limits<'a, F> {
+    shutdown: &'a CancellationToken,
+    /// Its session.
+    ended: F,
+    longest: Duration,
+}
+
+/// Hands everything on, and counts it; whatever ends it, the source is gone when it returns.
 async fn deliver(
     mut stream: ByteStream,
     sender: &Sender<Option<Bytes>>,
-    shutdown: &CancellationToken,
-    ended: impl Future<Output = ()>,
+    limits: Limits<'_, impl Future<Output = ()>>,
+    watched: Watched<'_>,
+    bytes: &mut u64,
 ) -> Result<()> {
+    let end = Instant::now() + limits.longest;
     tokio::select! {
         biased;
         () = sender.closed() => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
-        () = shutdown.cancelled() => Err(ToolError::shutting_down()),
-        () = ended => Err(ToolError::new(ErrorCode::CANCELLED, "the session ended during the download")),
-        sent = catch(copy(&mut stream, sender)) => sent.and_then(|sent| sent),
+        () = limits.shutdown.cancelled() => Err(ToolError::shutting_down()),
+        () = limits.ended => Err(ToolError::new(ErrorCode::CANCELLED, "the session ended during the download")),
+        () = sleep_until(end) => {
+            let message = format!("the download took longer than {} s", limits.longest.as_secs_f64());
+            Err(ToolError::new(ErrorCode::TIMEOUT_ERROR, message))
+        }
+        sent = watched.awaiting(catch(copy(&mut stream, sender, bytes))) => sent.and_then(|sent| sent),
     }
 }
 
-async fn copy(stream: &mut ByteStream, sender: &Sender<Option<Bytes>>) -> Result<()> {
+async fn copy(stream: &mut ByteStream, sender: &Sender<Option<Bytes>>, bytes: &mut u64) -> Result<()> {
     while let Some(mut chunk) = stream.next().await? {
         while !chunk.is_empty() {
             let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
+            let length = piece.len() as u64;
             hand(sender, Some(piece)).await?;
+            *bytes += length;
         }
     }
     hand(sender, None).await
@@ -168,7 +219,11 @@ mod tests {
             }
             drop(pieces);
         });
-        let error = deliver(stream, &sender, &shutdown, ended).await.expect_err("must be cut off");
+        let limits = Limits { shutdown: &shutdown, ended, longest: STALL_LIMIT * 100 };
+        let (watchdog, mut bytes) = (Arc::default(), 0);
+        let watched =
+            Watched { watchdog: &watchdog, tool: "probe:drip", hook: None, worker: "w", trace: "t", run: None };
+        let error = deliver(stream, &sender, limits, watched, &mut bytes).await.expect_err("must be cut off");
         assert_eq!(Arc::strong_count(&alive), 1, "the source is gone: {error}");
         reader.abort();
         error
@@ -183,5 +238,7 @@ mod tests {
         assert_eq!(cut(false, Reader::Slow, true, pending()).await.code(), ErrorCode::SHUTTING_DOWN);
         let ended = cut(false, Reader::Slow, false, tokio::time::sleep(STALL_LIMIT * 5)).await;
         assert!(ended.message().contains("session ended"), "a slow reader goes on: {ended}");
+        let longest = cut(false, Reader::Slow, false, pending()).await;
+        assert_eq!(longest.code(), ErrorCode::TIMEOUT_ERROR, "but not for ever");
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Probe, Session};
+use super::{Probe, Session, stall::until_released};
 
 /// Sources of downloads that exist now.
 static SOURCES: AtomicU64 = AtomicU64::new(0);
@@ -58,6 +58,7 @@ impl Probe {
         #[default = 0] wait_ms: u64,
         #[default = 0] pause_ms: u64,
         most_pieces: Option<u64>,
+        most_bytes: Option<u64>,
     ) -> Result<Seen> {
         let mut file = file;
         let mut seen = Seen {
@@ -69,6 +70,7 @@ impl Probe {
         };
         sleep(Duration::from_millis(wait_ms)).await;
         while most_pieces.is_none_or(|most| seen.pieces < most)
+            && most_bytes.is_none_or(|most| seen.bytes < most)
             && let Some(piece) = file.next().await?
         {
             seen.bytes += piece.len() as u64;
@@ -132,10 +134,30 @@ impl Probe {
         })
     }
 
+    /// Zeros whose source blocks the thread that serves.
+    #[tool(read_only)]
+    async fn stall_source(&self, session: &Session) -> Result<ByteStream> {
+        let _ = session;
+        Ok(ByteStream::from_reader(Stalling(1000)))
+    }
+
     /// How many sources of downloads there are.
     #[tool(read_only)]
     async fn sources(&self) -> Result<u64> {
         Ok(SOURCES.load(Ordering::Relaxed))
+    }
+}
+
+/// So many zeros; the thread is blocked before they come.
+struct Stalling(usize);
+
+impl AsyncRead for Stalling {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        until_released();
+        let bytes = std::mem::take(&mut self.0);
+        buffer.initialize_unfilled_to(bytes);
+        buffer.advance(bytes);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -174,12 +174,20 @@ fn an_upload_arrives_whichever_way_it_is_sent() {
     let parts = place.server.raw("POST", "/execute/probe:store", &[MULTIPART], &body);
     assert_eq!((parts.data(), &parts.body["meta"]["trace_id"]), (&saved, &json!("t-1")));
 
+    // Servers are to ignore a part's length, here one that is wrong.
+    let request = r#"{"worker_id": "w", "params": {"name": "lengths"}}"#;
+    let body = multipart(&[
+        ("name=\"request\"\r\nContent-Length: 9000", request),
+        ("name=\"file\"\r\nContent-Length: 2", "hello"),
+    ]);
+    assert_eq!(place.server.raw("POST", "/execute/probe:store", &[MULTIPART], &body).data(), &saved);
+
     let params = json!({ "name": "base64", "file": "aGVsbG8=" });
     assert_eq!(place.server.execute("w", "probe:store", &params).data(), &saved);
 
     let mut names = place.names();
     names.sort();
-    assert_eq!(names, ["base64", "chunked", "parts", "raw", "v1"]);
+    assert_eq!(names, ["base64", "chunked", "lengths", "parts", "raw", "v1"]);
     assert!(names.iter().all(|name| place.get(name) == b"hello"));
 }
 

@@ -24,6 +24,7 @@ use super::{
         ARRIVAL_LIMIT, Body, WireBody, header_text, is_json, named_worker, no_worker, parse, too_slow, unreadable,
         worker_id,
     },
+    part_heads::Unmeasured,
     render::{Failure, envelope},
     routes::{readable, wrong_method},
     upload::{Progress, Promise, malformed, next, part, raw},
@@ -351,7 +352,10 @@ struct Given<'a> {
 /// A `multipart/form-data` body: the request first, then the upload.
 async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, payload: Payload) -> Answered {
     let Given { arrival, name, tool, headers, query } = given;
-    let mut parts = Multipart::new(request.headers(), payload);
+    let mime = request.mime_type().ok().flatten();
+    // A body without a boundary is refused by the library.
+    let boundary = mime.as_ref().and_then(|mime| mime.get_param("boundary")).map_or("", |boundary| boundary.as_str());
+    let mut parts = Multipart::new(request.headers(), Unmeasured::new(payload, boundary));
     let limit = service.body_limit_bytes;
     let first = match timeout_at(arrival + ARRIVAL_LIMIT, first_part(&mut parts, limit)).await {
         Ok(Ok(first)) => first,

@@ -25,7 +25,7 @@ pub struct ServerConfig {
     /// Seconds a call may take if neither the request nor the tool says so. Default: 55.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1_000_000_000))]
     pub default_timeout_seconds: f64,
-    /// The most seconds a request may ask for. Default: 3600.
+    /// The most seconds a request may ask for, and a download may last. Default: 3600.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1_000_000_000))]
     pub max_timeout_seconds: f64,
     /// Seconds that a call with an idempotency key, or a stream, lives on after its client left; 0: not at all. Default: 30.

@@ -154,11 +154,7 @@ async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) ->
         Err(refusal) => return Ok(refusal.into()),
     };
     if args.detach {
-        return match signals.or(client.detach(&request)).await.ok_or(Unanswered::Interrupted)? {
-            Ok(run) => Ok(Done::Detached(run)),
-            Err(ClientError::Refused(refusal)) => Ok((*refusal).into()),
-            Err(error) => Err(error.into()),
-        };
+        return detach(client, &request, signals).await;
     }
     let mut begun = Box::pin(client.stream(&request));
     let begun = match signals.or(&mut begun).await {
@@ -170,7 +166,7 @@ async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) ->
     let mut stream = match begun {
         Ok(stream) => stream,
         Err(ClientError::Refused(refusal)) => return Ok(Done::Answer { answer: *refusal, interrupted }),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(unsure(error)),
     };
     let mut live = Live::new(&args.live);
     if !interrupted && let Some(watched) = signals.or(watch(&mut stream, &mut live)).await {
@@ -188,6 +184,43 @@ async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) ->
         None => None,
     };
     answer.map(|answer| Done::Answer { answer, interrupted: true }).ok_or(Unanswered::Interrupted)
+}
+
+/// Leaves the call to the server; a signal cancels it as soon as it is known.
+async fn detach(
+    client: &HttpServiceClient,
+    request: &ExecuteRequest,
+    signals: &mut Signals,
+) -> Result<Done, Unanswered> {
+    let mut begun = Box::pin(client.detach(request));
+    let answer = match signals.or(&mut begun).await {
+        Some(begun) => begun,
+        None => {
+            let begun =
+                signals.or(timeout(PATIENCE, begun)).await.and_then(Result::ok).ok_or(Unanswered::Interrupted)?;
+            if let Ok(RunInfo { run_id, .. }) = &begun {
+                let goes_on = |error| Unanswered::Lost(format!("interrupted, but {run_id} goes on: {error}"));
+                client.cancel_run(run_id).await.map_err(goes_on)?;
+                return Err(Unanswered::Interrupted);
+            }
+            begun
+        }
+    };
+    match answer {
+        Ok(run) => Ok(Done::Detached(run)),
+        Err(ClientError::Refused(refusal)) => Ok((*refusal).into()),
+        Err(error) => Err(unsure(error)),
+    }
+}
+
+/// Why a call did not begin, or may have begun: a script that takes the one for the other would run the tool twice.
+fn unsure(error: ClientError) -> Unanswered {
+    let sent = match &error {
+        ClientError::Connection { source, .. } => !source.is_connect(),
+        ClientError::Protocol { .. } => true,
+        _ => false,
+    };
+    if sent { Unanswered::Lost(error.to_string()) } else { error.into() }
 }
 
 /// Asks the run to end, and waits until it has.

@@ -57,43 +57,13 @@ pub(crate) fn refused(error: &ToolError, meta: Meta, worker: &WorkerId) -> Answe
 /// The one event of a call, at its end; never its parameters.
 pub(crate) fn log(answer: &Answer, worker: &WorkerId, entered: Option<Duration>) {
     let bytes = answer.data.as_ref().map_or(0, |data| data.get().len());
-    write(answer, worker, entered, answer.code, answer.meta.execution_time_ms, bytes as u64);
+    log_bytes(answer, worker, entered, bytes as u64);
 }
 
-/// The event of a call whose result is a stream: it is logged once the stream has ended, when this is dropped.
-#[cfg(feature = "server")]
-pub(crate) struct LaterLog {
-    answer: Answer,
-    arrival: Instant,
-    pub(crate) worker: WorkerId,
-    entered: Option<Duration>,
-    /// Why the stream was cut off, if it was.
-    pub(crate) code: ErrorCode,
-    /// How much of it was sent.
-    pub(crate) bytes: u64,
-}
-
-#[cfg(feature = "server")]
-impl LaterLog {
-    pub(crate) fn new(answer: &Answer, arrival: Instant, worker: WorkerId, entered: Option<Duration>) -> Self {
-        Self { answer: answer.clone(), arrival, worker, entered, code: answer.code, bytes: 0 }
-    }
-
-    pub(crate) fn meta(&self) -> &Meta {
-        &self.answer.meta
-    }
-}
-
-#[cfg(feature = "server")]
-impl Drop for LaterLog {
-    fn drop(&mut self) {
-        let total_ms = milliseconds(self.arrival.elapsed());
-        write(&self.answer, &self.worker, self.entered, self.code, total_ms, self.bytes);
-    }
-}
-
-fn write(answer: &Answer, worker: &WorkerId, entered: Option<Duration>, code: ErrorCode, total_ms: f64, bytes: u64) {
+/// As [`log`], of an answer that was so many bytes long.
+pub(crate) fn log_bytes(answer: &Answer, worker: &WorkerId, entered: Option<Duration>, bytes: u64) {
     let meta = &answer.meta;
+    let total_ms = meta.execution_time_ms;
     let wait_ms = entered.map_or(total_ms, milliseconds);
     tracing::info!(
         target: "sandbox::call",
@@ -101,7 +71,7 @@ fn write(answer: &Answer, worker: &WorkerId, entered: Option<Duration>, code: Er
         worker = worker.as_str(),
         session = meta.session_id.as_ref().map(SessionId::as_str),
         tool = meta.tool.as_deref(),
-        code = code.number(),
+        code = answer.code.number(),
         wait_ms,
         run_ms = ((total_ms - wait_ms) * 1e3).round() / 1e3,
         bytes,

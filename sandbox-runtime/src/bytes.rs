@@ -275,9 +275,10 @@ impl ByteStream {
     }
 
     /// Writes everything into a file, which is there only once it is whole: until then it grows without a name, so that
-    /// nothing is left of it whatever happens. (On file systems without nameless files, such as NFS, it grows beside the target
-    /// as `.upload-*.part`, which goes with the stream's failure and with the future that is dropped, but not with a process
-    /// that is killed.) Another file of the target's name is replaced.
+    /// nothing is left of it even when the process is killed. (On file systems without nameless files, such as NFS, and while
+    /// it takes the place of another file, it stands beside the target as `.upload-*.part`, which goes with the stream's failure
+    /// and with the future that is dropped, but not with a process that is killed.) Another file of the target's name is
+    /// replaced.
     ///
     /// # Errors
     /// Those of [`next`](Self::next), and [`ErrorCode::EXECUTION_ERROR`] where the file cannot be written; its message does

@@ -266,7 +266,14 @@ impl EventLog {
     pub(crate) fn item(&mut self, index: u32, data: Option<Bytes>) {
         match data.filter(|_| self.budget.is_some()) {
             Some(data) => self.push("item", Some(index), data),
-            None => self.last_id += 1,
+            None => {
+                // Should recording have begun since its answer was not written: ids in the ring have no holes, what is missing
+                // is a gap.
+                while let Some(frame) = self.frames.pop_front() {
+                    self.shrink_by(&frame);
+                }
+                self.last_id += 1;
+            }
         }
     }
 
@@ -289,8 +296,8 @@ impl EventLog {
     }
 
     /// Lets go of all but the latest events.
-    pub(crate) fn shorten(&mut self) {
-        self.shrink_to(SHORT_RING_BYTES);
+    pub(crate) fn shorten(&mut self, max_bytes: usize) {
+        self.shrink_to(max_bytes.min(SHORT_RING_BYTES));
     }
 
     fn shrink_to(&mut self, max_bytes: usize) {
@@ -488,6 +495,18 @@ mod tests {
         let events = read(&mut log, 1);
         assert_eq!((events[0].name, data(&events[0])), ("gap", json!({ "from": 2, "to": 3 })));
         assert_eq!((events[1].id, data(&events[1])), (4, json!({ "stream": "out", "offset": 3, "data": "d" })));
+    }
+
+    #[test]
+    fn the_end_of_an_action_that_was_not_written_is_a_gap() {
+        let (mut log, budget) = recording(1 << 20, 1 << 20);
+        log.output(Source::default(), "out", b"abc");
+        log.item(0, None);
+        log.item(1, Some("{}".into()));
+        let events = read(&mut log, 1);
+        assert_eq!((events[0].name, data(&events[0])), ("gap", json!({ "from": 2, "to": 3 })));
+        assert_eq!((events.len(), events[1].id, events[1].name), (2, 4, "item"));
+        assert_eq!(budget.held.load(Ordering::Relaxed), log.bytes());
     }
 
     #[test]

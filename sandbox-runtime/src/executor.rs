@@ -37,8 +37,6 @@ use crate::{
     watchdog::{Watchdog, Watched},
 };
 
-#[cfg(feature = "server")]
-use crate::answer::LaterLog;
 pub(crate) use crate::supervise::CallControl;
 
 /// Time limits that hold for every call.
@@ -223,15 +221,10 @@ impl ToolExecutor {
             Ok(data) => success(data, meta),
             Err(error) => failure(&error, meta),
         };
-        let entered = facts.entered.get();
-        #[cfg(feature = "server")]
-        if let Some(transfer) = job.transfer.as_ref().filter(|_| answer.success) {
-            let later = || LaterLog::new(&answer, job.limits.arrival, job.worker.clone(), entered);
-            if transfer.log_later(later) {
-                return answer;
-            }
+        // That of a download is logged with its end.
+        if job.transfer.is_none_or(|transfer| !transfer.has_download()) {
+            log(&answer, &job.worker, facts.entered.get());
         }
-        log(&answer, &job.worker, entered);
         answer
     }
 

@@ -67,7 +67,7 @@ impl Host {
                 return Err(error);
             }
         };
-        executor.watchdog.start(executor.runs.clone());
+        executor.watchdog.start(&executor.runs);
         if config.warmup.enabled {
             let (executor, names) = (executor.clone(), config.warmup.resources.clone());
             runtime.spawn(async move { executor.warmup(names).await });

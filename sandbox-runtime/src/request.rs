@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tokio::{task::JoinHandle, time::Instant};
 
 #[cfg(feature = "server")]
-use crate::transfer::Transfer;
+use crate::transfer::Ending;
 use crate::{
     answer::{Answer, failure, meta, refused, success},
     error::{Result, ToolError},
@@ -16,6 +16,7 @@ use crate::{
     resource::new_trace,
     run::{Lifetime, Reader, Run},
     supervise::caught,
+    transfer::Transfer,
 };
 
 /// A run that has begun, or was found.
@@ -83,10 +84,10 @@ impl ToolExecutor {
             Ok((run, mut job)) => {
                 job.transfer = Some(transfer.clone());
                 if !named && transfer.has_upload() {
-                    // How long an upload takes is the client's matter, as long as it goes on.
-                    job.limits.wait = self.longest_call();
+                    // How long an upload takes is the client's matter, as long as it goes on; how long it waits for its tool is not.
+                    job.limits.run.get_or_insert(self.longest_call());
                 }
-                self.open(run, None, false, warnings, self.clone().call(job))
+                self.open(run, None, false, warnings, Some(transfer), self.clone().call(job))
             }
             Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         };
@@ -146,7 +147,7 @@ impl ToolExecutor {
         let record = record || detached;
         let lifetime = self.lifetime(key.is_some() || record);
         let opened = match self.prepare(&mut request, arrival, lifetime, &warnings) {
-            Ok((run, job)) => self.open(run, key, record, warnings, self.clone().call(job))?,
+            Ok((run, job)) => self.open(run, key, record, warnings, None, self.clone().call(job))?,
             Err(error) => return Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         };
         if detached {
@@ -171,7 +172,7 @@ impl ToolExecutor {
         match self.prepare_batch(&mut request, arrival, lifetime) {
             Ok(run) => {
                 let work = self.clone().call_batch(run.clone(), request, warnings.clone());
-                self.open(run, key, record, warnings, work)
+                self.open(run, key, record, warnings, None, work)
             }
             Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         }
@@ -190,6 +191,7 @@ impl ToolExecutor {
         key: Option<Key>,
         record: bool,
         warnings: Vec<String>,
+        transfer: Option<&Arc<Transfer>>,
         work: impl Future<Output = Answer> + Send + 'static,
     ) -> Result<Opened, Arc<Answer>> {
         let refused =
@@ -228,25 +230,36 @@ impl ToolExecutor {
         if run.is_shared() {
             self.runs.list(&run);
         }
-        let (executor, own) = (self.clone(), run.clone());
+        let (executor, own, transfer) = (self.clone(), run.clone(), transfer.cloned());
         let task = self.calls.spawn(caught(work, move |ended| {
             let mut answer = answered(ended, own.trace(), own.arrival);
-            if !own.is_shared() && own.ends_unlisted() {
-                return Arc::new(answer);
-            }
             if own.is_shared() {
                 answer.meta.run_id = own.id().cloned();
             }
             let answer = Arc::new(answer);
+            #[cfg(feature = "server")]
+            if let Some(transfer) = transfer.filter(|transfer| transfer.has_download()) {
+                transfer.end_later(Ending::new(executor, own, answer.clone()));
+                return answer;
+            }
+            #[cfg(not(feature = "server"))]
+            drop(transfer);
             // First: who waited for an answer that is not its own looks for the key again.
             if let Some(Key { key, .. }) = &key {
                 executor.idempotency.end(&own.worker, key, &answer);
             }
-            own.end(&answer);
-            executor.runs.ended(&own);
+            executor.end_run(&own, &answer);
             answer
         }));
         Ok(Opened { run, task: Some(task) })
+    }
+
+    /// A run is over.
+    pub(crate) fn end_run(&self, run: &Arc<Run>, answer: &Arc<Answer>) {
+        if run.is_shared() || !run.ends_unlisted() {
+            run.end(answer);
+            self.runs.ended(run);
+        }
     }
 
     /// The answer of a run that is its caller's alone: it ends when the caller leaves.

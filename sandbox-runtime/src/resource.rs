@@ -121,7 +121,7 @@ impl Resource {
         self.context.runtime.spawn(async move {
             let began = Instant::now();
             let start = catch(resource.instance.clone().start(resource.config.clone()));
-            let result = resource.watched("warmup", "", "").awaiting(start).await.and_then(|result| result);
+            let result = resource.watched("start", "", "").awaiting(start).await.and_then(|result| result);
             let result = result.map_err(|error| {
                 ToolError::new(
                     ErrorCode::BACKEND_NOT_INITIALIZED,

@@ -172,6 +172,13 @@ impl Run {
         self.set_phase(RUNNING, entered);
     }
 
+    /// How long after the arrival its tool was entered; none before that, and once it is over.
+    #[cfg(feature = "server")]
+    pub(crate) fn entered(&self) -> Option<Duration> {
+        let phase = self.phase.load(Ordering::Relaxed);
+        (phase & 7 == RUNNING).then(|| Duration::from_micros(phase >> 3))
+    }
+
     fn set_phase(&self, code: u64, since: Duration) {
         let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         self.phase.store(micros << 3 | code, Ordering::Relaxed);

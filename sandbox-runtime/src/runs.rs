@@ -134,16 +134,20 @@ impl RunStore {
     /// need not be done at each end.
     fn make_room(&self) {
         let mut ended: Vec<(Instant, usize, WorkerId, u64)> = Vec::new();
+        let mut running = Vec::new();
         for index in 0..SHARDS {
             for (worker, mine) in &self.shard_at(index).workers {
-                for running in mine.runs.values().filter(|kept| kept.bytes.is_none()) {
-                    running.run.events().shorten();
-                }
+                running.extend(mine.runs.values().filter(|kept| kept.bytes.is_none()).map(|kept| kept.run.clone()));
                 let at = |number: &u64| mine.runs.get(number)?.run.ended_at();
                 ended.extend(
                     mine.answered.iter().filter_map(|number| Some((at(number)?, index, worker.clone(), *number))),
                 );
             }
+        }
+        // However many run, the answers of those that ended have half of the room.
+        let share = self.budget.max_bytes / 2 / running.len().max(1);
+        for run in running {
+            run.events().shorten(share);
         }
         ended.sort_unstable_by_key(|(at, ..)| *at);
         // Somebody is about to ask for the last one.

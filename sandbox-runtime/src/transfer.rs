@@ -18,15 +18,15 @@ use crate::{
 };
 
 #[cfg(feature = "server")]
-use crate::answer::LaterLog;
-#[cfg(feature = "server")]
-pub(crate) use sending::{Pieces, STALL_LIMIT};
+pub(crate) use sending::{Download, Ending, Pieces, STALL_LIMIT};
 
 /// What one call hands over beside its JSON. Whoever waits for the call owns it: with them goes what it holds.
 pub(crate) struct Transfer {
     upload: Mutex<Option<Lent>>,
-    download: Mutex<Option<Download>>,
+    result: Mutex<Option<Streamed>>,
     kept: Mutex<Option<Kept>>,
+    #[cfg(feature = "server")]
+    ending: Mutex<Option<Ending>>,
 }
 
 /// The call's turn on its resource and its share of the resource's state; a download uses both until its end.
@@ -34,13 +34,11 @@ type Kept = (Turn, TaskTrackerToken);
 
 /// A result that is sent as it is.
 #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "downloads go over HTTP"))]
-pub(crate) struct Download {
-    pub(crate) stream: ByteStream,
+struct Streamed {
+    stream: ByteStream,
     // After the stream: what it is made of is gone before its session's cleanup starts.
     lease: Option<Arc<Lease>>,
     _kept: Option<Kept>,
-    #[cfg(feature = "server")]
-    log: Option<LaterLog>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -52,6 +50,11 @@ impl Transfer {
     /// The typed parse of the call's parameters.
     pub(crate) fn parse<T: DeserializeOwned>(&self, params: &Value) -> Result<T> {
         parse_with(&mut locked(&self.upload), params)
+    }
+
+    /// Whether the call came to a stream that nobody has taken yet.
+    pub(crate) fn has_download(&self) -> bool {
+        locked(&self.result).is_some()
     }
 
     /// Takes a half of the turn for the download that may come of the call.
@@ -78,12 +81,6 @@ pub(crate) async fn answer(
         return json;
     };
     let kept = locked(&transfer.kept).take();
-    *locked(&transfer.download) = Some(Download {
-        stream,
-        lease,
-        _kept: kept,
-        #[cfg(feature = "server")]
-        log: None,
-    });
+    *locked(&transfer.result) = Some(Streamed { stream, lease, _kept: kept });
     Ok(RawValue::NULL.to_owned())
 }

@@ -138,8 +138,10 @@ impl Slot {
 
 impl Watchdog {
     /// Looks until nobody holds it any more, in a thread of its own.
-    pub(crate) fn start(self: &Arc<Self>, runs: Arc<RunStore>) {
-        let watchdog = Arc::downgrade(self);
+    ///
+    /// It holds neither itself nor the runs, which hold their tools and resources.
+    pub(crate) fn start(self: &Arc<Self>, runs: &Arc<RunStore>) {
+        let (watchdog, runs) = (Arc::downgrade(self), Arc::downgrade(runs));
         let watching =
             thread::Builder::new().name("sandbox-watchdog".into()).spawn(move || Self::watch(&watchdog, &runs));
         if let Err(error) = watching {
@@ -147,7 +149,7 @@ impl Watchdog {
         }
     }
 
-    fn watch(watchdog: &Weak<Self>, runs: &RunStore) {
+    fn watch(watchdog: &Weak<Self>, runs: &Weak<RunStore>) {
         let mut threads = Vec::new();
         loop {
             thread::sleep(LOOK_EVERY);
@@ -157,7 +159,7 @@ impl Watchdog {
             drop(watchdog);
             for sighting in &sightings {
                 let run = sighting.names.run.upgrade();
-                if let Some(run) = &run {
+                if let (Some(run), Some(runs)) = (&run, runs.upgrade()) {
                     // A call that has not waited yet is not in the list, and now someone will look for it there.
                     runs.list(run);
                 }
@@ -447,7 +449,7 @@ mod tests {
     fn its_own_thread_looks_and_ends_with_the_last_who_holds_it() {
         let watchdog = Arc::<Watchdog>::default();
         let held = Arc::downgrade(&watchdog);
-        let watching = thread::spawn(move || Watchdog::watch(&held, &RunStore::new(1, 1 << 20, 1 << 20)));
+        let watching = thread::spawn(move || Watchdog::watch(&held, &std::sync::Weak::<RunStore>::new()));
         let (release, released) = mpsc::channel::<()>();
         thread::scope(|scope| {
             let watchdog = &watchdog;

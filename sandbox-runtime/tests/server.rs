@@ -6,6 +6,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -46,9 +47,37 @@ impl Plain {
     }
 }
 
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Tells whether it is there.
+struct Held;
+
+impl Default for Held {
+    fn default() -> Self {
+        HELD.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Is seen to go.
+#[backend(name = "held")]
+impl Held {
+    /// Nothing.
+    #[tool]
+    async fn act(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 fn start(resources: &Value) -> HttpServiceServer {
     let config = json!({ "server": { "port": 0, "workers": 1 }, "resources": resources });
-    let linked = Linked::of([BackendEntry::of::<Slow>(), BackendEntry::of::<Plain>()], []);
+    let linked = Linked::of([BackendEntry::of::<Slow>(), BackendEntry::of::<Plain>(), BackendEntry::of::<Held>()], []);
     HttpServiceServer::builder().config(serde_json::from_value(config).unwrap()).linked(linked).start().unwrap()
 }
 
@@ -93,4 +122,18 @@ fn clients_may_ask_for_sessions_where_there_are_none() {
         );
     }
     server.stop().unwrap();
+}
+
+#[test]
+fn a_server_that_has_ended_holds_no_backend() {
+    let server = start(&json!({ "held": {} }));
+    let call = json!({ "worker_id": "w", "action": "held:act", "detached": true }).to_string();
+    let (status, answer) = send(&server, "POST", "/execute", &call);
+    assert_eq!((status, &answer["code"], HELD.load(Ordering::SeqCst)), (202, &json!(0), 1), "{answer}");
+    server.stop().unwrap();
+    let is_gone = (0..2_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        HELD.load(Ordering::SeqCst) == 0
+    });
+    assert!(is_gone, "its runs, and what they hold, went with it");
 }

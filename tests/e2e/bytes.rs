@@ -304,16 +304,20 @@ fn an_upload_to_a_server_that_is_killed_leaves_nothing() {
 
 #[test]
 fn a_client_that_leaves_while_it_is_held_back_is_noticed() {
-    let place = Place::new();
-    let path = "/execute/probe:measure?wait_ms=60000";
-    let mut stream = begin(&place.server, path, "Content-Length: 209715200\r\n");
-    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    let piece = vec![0; 1024 * 1024];
-    while stream.write(&piece).is_ok() {}
-    let ended = || place.log().lines().any(|line| line.contains("probe:measure") && line.contains("code=5020"));
-    assert!(!ended());
-    reset(stream);
-    until("its call is cancelled", ended);
+    // A tool that never reads, and one that reads on and is told why there is no more.
+    for read in ["wait_ms=60000", "pause_ms=60"] {
+        let place = Place::new();
+        let path = format!("/execute/probe:measure?{read}");
+        let mut stream = begin(&place.server, &path, "Content-Length: 209715200\r\n");
+        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let piece = vec![0; 1024 * 1024];
+        until("it is held back", || stream.write(&piece).is_err());
+        let ended = || place.log().lines().any(|line| line.contains("probe:measure") && line.contains("code="));
+        assert!(!ended());
+        reset(stream);
+        until("its call is over", ended);
+        assert!(place.log().contains("code=5020"), "{}", place.log());
+    }
 }
 
 #[test]
@@ -329,15 +333,28 @@ fn what_comes_slowly_in_a_large_upload_is_read_at_once() {
     }
     assert_eq!(receive(&mut stream).data()["bytes"], few);
 
-    // The connection is as it was for what comes after.
+    // The connection is as it was for what comes after: here all but the head of the request is in one large part.
     let mut stream = place.server.connect();
-    let (body, request) = (vec![0; few], format!("Host: 127.0.0.1\r\nX-Worker-ID: w\r\nContent-Length: {few}\r\n\r\n"));
-    for _ in 0..3 {
-        stream.write_all(format!("POST /execute/probe:measure HTTP/1.1\r\n{request}").as_bytes()).unwrap();
-        stream.write_all(&body).unwrap();
+    let padding = " ".repeat(2 * 1024 * 1024);
+    let large = multipart(&[
+        ("name=\"request\"", &format!("{{\"params\":{{}}{padding}}}")),
+        ("name=\"file\"", &"x".repeat(few)),
+    ]);
+    for (content_type, body, bytes) in
+        [(MULTIPART.1, &*large, few), ("text/plain", b"hello", 5), (MULTIPART.1, &*large, few)]
+    {
+        let head = format!(
+            "Host: 127.0.0.1\r\nX-Worker-ID: w\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        stream.write_all(format!("POST /execute/probe:measure HTTP/1.1\r\n{head}\r\n").as_bytes()).unwrap();
+        let (most, last) = body.split_at(body.len() - 3);
+        stream.write_all(most).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        stream.write_all(last).unwrap();
         let mut answer = [0; 4096];
         let read = stream.read(&mut answer).unwrap();
-        assert!(String::from_utf8_lossy(&answer[..read]).contains(&format!("\"bytes\":{few}")));
+        assert!(String::from_utf8_lossy(&answer[..read]).contains(&format!("\"bytes\":{bytes},")));
     }
 }
 
@@ -418,6 +435,7 @@ fn a_part_of_a_download_can_be_asked_for() {
             assert_eq!(part.header("content-length"), Some(&*content.len().to_string()));
         }
         get(&[("Range", "bytes=0-1,3-4")]).is(200, "0123456789");
+        place.download("POST", path, &[("Range", "bytes=4-6")]).is(200, "0123456789");
         get(&[("Range", "bytes=4-6"), ("If-Range", &etag)]).is(206, "456");
         get(&[("Range", "bytes=4-6"), ("If-Range", "\"other\"")]).is(200, "0123456789");
         let outside = get(&[("Range", "bytes=10-")]);
@@ -541,18 +559,46 @@ fn a_download_ends_when_no_call_may_take_longer() {
 }
 
 #[test]
+fn a_download_is_a_run_until_its_last_byte_and_can_be_cancelled() {
+    let place = Place::new();
+    let runs = || place.call("GET", "/runs", &[], b"").data()["runs"].clone();
+    for cancelled in [true, false] {
+        let mut stream = place.server.connect();
+        let path = if cancelled { "/execute/probe:drip?pause_ms=10" } else { "/execute/probe:drip?bytes=40000000" };
+        send(&mut stream, "GET", path, &[WORKER], b"");
+        let mut first = [0; 1000];
+        stream.read_exact(&mut first).unwrap();
+        let run = runs()[0].clone();
+        assert_eq!((&run["tool"], &run["state"]), (&json!("probe:drip"), &json!("running")));
+        let id = run["run_id"].as_str().unwrap();
+        if cancelled {
+            let body = json!({ "worker_id": "w" });
+            assert_eq!(place.server.post(&format!("/runs/{id}/cancel"), &body).data()["cancelled"], true);
+        }
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest.ends_with(b"0\r\n\r\n"), !cancelled);
+        until("nothing is left of it", || place.sources() == 0 && place.sessions() == 0);
+        let state = if cancelled { "cancelled" } else { "succeeded" };
+        until("the run is over", || runs()[0]["run_id"] == id && runs()[0]["state"] == state);
+    }
+}
+
+#[test]
 fn the_log_has_one_event_of_a_download_with_all_its_bytes() {
     let place = Place::new();
     place.put("f", &vec![7; 1_000_000]);
     place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "file")]);
     place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "part"), ("Range", "bytes=0-9")]);
     place.download("HEAD", "/execute/probe:load?name=f", &[("X-Trace-ID", "head")]);
+    place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "none"), ("Range", "bytes=1000000-")]);
     place.download("GET", "/execute/probe:say?text=hello", &[("X-Trace-ID", "memory")]);
     place.download("GET", "/execute/probe:drip?bytes=10&declared=20", &[("X-Trace-ID", "cut")]);
     for (trace, tool, code, bytes) in [
         ("file", "probe:load", 0, 1_000_000),
         ("part", "probe:load", 0, 10),
         ("head", "probe:load", 0, 0),
+        ("none", "probe:load", 4000, 0),
         ("memory", "probe:say", 0, 5),
         ("cut", "probe:drip", 5000, 10),
     ] {
@@ -653,6 +699,29 @@ fn a_mistake_is_named() {
         assert_eq!((reply.status, reply.code()), (400, 4002), "{parts:?}: {reply:?}");
     }
     until("nothing was stored", || place.names().is_empty());
+}
+
+#[test]
+fn an_upload_may_take_long_and_its_call_may_not_wait_long() {
+    let place = Place::with(&json!({ "default_timeout_seconds": 0.5 }));
+    let mut stream = begin(&place.server, "/execute/probe:measure", "Content-Length: 3\r\n");
+    for byte in [b"a", b"b", b"c"] {
+        std::thread::sleep(Duration::from_millis(300));
+        stream.write_all(byte).unwrap();
+    }
+    assert_eq!(receive(&mut stream).data()["bytes"], 3);
+    place.server.create("w", &json!({})).data();
+    std::thread::scope(|scope| {
+        let busy = || {
+            place.server.post("/session/list", &json!({ "worker_id": "w" })).data()["sessions"][0]["status"] == "busy"
+        };
+        let held = scope
+            .spawn(|| place.server.execute_with("w", "probe:hold", &json!({ "ms": 2000 }), &json!({ "timeout": 10 })));
+        until("the session is held", busy);
+        let waits = place.call("POST", "/execute/probe:store_in?name=a", &[], b"hello");
+        assert_eq!((waits.status, waits.code(), &waits.body["meta"]["executed"]), (504, 5006, &json!(false)));
+        held.join().unwrap().data();
+    });
 }
 
 #[test]

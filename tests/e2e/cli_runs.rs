@@ -2,17 +2,20 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{FromRawFd as _, OwnedFd},
     process::{Child, ChildStderr, Command, Stdio},
+    sync::{Arc, OnceLock},
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{cli, stdout},
-    harness::{SERVER, Server, kill, until},
+    harness::{SERVER, Server, kill, signal, until},
 };
 
 fn stderr(output: &std::process::Output) -> String {
@@ -170,6 +173,75 @@ fn an_interrupted_call_is_cancelled_and_its_end_is_shown() {
     assert_eq!(code, Some(1));
     assert!(said.starts_with("error: CANCELLED (5020): ") && said.ends_with("\nerror: interrupted\n"), "{said}");
     assert_eq!(stdout(&on(&server, &["runs", "--json"]))[0]["state"], "cancelled");
+}
+
+/// Stands between a command and the server; what it does when a call comes by decides whether the call goes on.
+fn between(server: &Server, on_call: impl Fn() -> bool + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, server, on_call) = (listener.local_addr().unwrap(), server.address, Arc::new(on_call));
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut upstream) = (client.unwrap(), TcpStream::connect(server).unwrap());
+            let (mut back, mut answers) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            let on_call = on_call.clone();
+            thread::spawn(move || {
+                let mut piece = [0; 10_000];
+                while let Ok(read @ 1..) = client.read(&mut piece) {
+                    if piece.starts_with(b"POST /execute") && !on_call() {
+                        let _ = client.shutdown(Shutdown::Both);
+                        break;
+                    }
+                    upstream.write_all(&piece[..read]).unwrap();
+                }
+                let _ = upstream.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_call_that_may_have_run_is_not_taken_for_one_that_has_not() {
+    let server = Server::probe();
+    let cut = format!("http://{}", between(&server, || false));
+    for more in [&[][..], &["--detach"]] {
+        let output = cli(&[&["exec", "probe:talk", "--server", &cut], more].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = cli(&["exec", "probe:talk", "--server", &format!("http://{nobody}")]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_call_that_is_interrupted_before_it_is_detached_is_cancelled() {
+    let server = Server::probe();
+    let (known, pid) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::<u32>::new()));
+    let (sender, of_command) = (known.clone(), pid.clone());
+    let url = format!(
+        "http://{}",
+        between(&server, move || {
+            until("the command is known", || of_command.get().is_some());
+            signal(*of_command.get().unwrap(), libc::SIGINT);
+            // Its answer comes after the signal.
+            thread::sleep(Duration::from_millis(300));
+            sender.set(()).is_ok()
+        })
+    );
+    let mut command = Command::new(SERVER);
+    command.args(["exec", "--detach", "probe:wait", "ms=60000", "--server", &url, "--worker", "w"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    pid.set(child.id()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{output:?}");
+    assert!(known.get().is_some(), "the call came by");
+    let runs = server.raw("GET", "/runs", &[("X-Worker-ID", "w")], b"");
+    until("it is cancelled", || {
+        let runs = server.raw("GET", "/runs", &[("X-Worker-ID", "w")], b"");
+        runs.data()["runs"][0]["state"] == "cancelled"
+    });
+    assert_eq!(runs.data()["count"], 1);
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn hooks_that_block_are_named_and_so_are_sources_of_downloads() {
     let stalling = Stalling::start_with(1, &json!({}), &[("PROBE_STALL_WARMUP", "1")]);
     let server = &stalling.server;
     let backends = "thread=\"sandbox-backends\"";
-    stalling.until_named(&["tool=\"probe:warmup\"", backends]);
+    stalling.until_named(&["tool=\"probe:start\"", backends]);
     stalling.release();
     until("nothing is blocked", || stalling.blocked() == 0 && stalling.get("/ready").status == 200);
     std::fs::remove_file(&stalling.release).unwrap();

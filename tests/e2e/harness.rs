@@ -143,11 +143,16 @@ impl Server {
 }
 
 /// Sends a signal.
-pub(crate) fn kill(child: &Child, signal: i32) {
-    let pid = i32::try_from(child.id()).unwrap();
+pub(crate) fn kill(child: &Child, number: i32) {
+    signal(child.id(), number);
+}
+
+/// Sends a signal to a child that is not yet waited for.
+pub(crate) fn signal(child: u32, number: i32) {
+    let pid = i32::try_from(child).unwrap();
     #[expect(unsafe_code, reason = "a call without a safe wrapper")]
     // SAFETY: kill takes two numbers; the process is our child and not yet waited for.
-    let sent = unsafe { libc::kill(pid, signal) };
+    let sent = unsafe { libc::kill(pid, number) };
     assert_eq!(sent, 0);
 }
 

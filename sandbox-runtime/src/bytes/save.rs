@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
@@ -152,10 +152,18 @@ impl Drop for Part {
 }
 
 /// A file without a name in the target's folder; none where there are no such files, or none could be named later.
+#[cfg(target_os = "linux")]
 fn nameless(target: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder).ok()?;
     own_link(&file).exists().then_some(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn nameless(_: &Path) -> Option<File> {
+    None
 }
 
 /// Where the system shows an open file of this process.
@@ -200,7 +208,7 @@ pub(super) fn joined<T>(joined: Result<T, JoinError>) -> Result<T> {
 mod tests {
     use std::path::Path;
 
-    use super::{Part, nameless};
+    use super::Part;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).expect("a folder");
@@ -211,8 +219,8 @@ mod tests {
     async fn with_a_name_or_without_a_part_takes_its_place_whole_or_not_at_all() {
         let folder = tempfile::tempdir().expect("a folder");
         let target = folder.path().join("target");
-        let without = |target: &Path| Ok(Part::of(nameless(target).expect("file systems of tests can"), None));
-        for create in [Part::named, without] {
+        // `create` is without a name where the file system can.
+        for create in [Part::named, Part::create] {
             for content in ["first", "second"] {
                 let part = create(&target).expect("is made");
                 let part = part.write(vec![content.into()]).await.expect("no panic").expect("is written");

@@ -21,7 +21,7 @@ use crate::{config::ServerConfig, error::ToolError};
 
 /// What a page may read of a download beside its body.
 const EXPOSED_HEADERS: &str = "accept-ranges, content-disposition, content-range, etag, repr-digest, x-execution-time-ms, \
-                               x-session-id, x-trace-id";
+                               x-session-id, x-trace-id, x-warning";
 
 /// The rules, prepared.
 pub(super) struct Access {

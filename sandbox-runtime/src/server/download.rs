@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
@@ -22,12 +21,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sandbox_types::ErrorCode;
 use sha2::{Digest as _, Sha256};
 
-use super::render::envelope;
+use super::{extract::text, render::envelope};
 use crate::{
     answer::{Answer, failure},
     bytes::ByteStream,
     error::ToolError,
-    executor::ToolExecutor,
     transfer::{Download, Pieces},
 };
 
@@ -35,13 +33,8 @@ use crate::{
 const MAX_DIGESTED_BYTES: usize = 8 * 1024 * 1024;
 
 /// The stream of a successful call as its answer.
-pub(super) fn respond(
-    request: &HttpRequest,
-    mut download: Download,
-    answer: &Answer,
-    executor: &Arc<ToolExecutor>,
-) -> HttpResponse {
-    let stream = &mut download.stream;
+pub(super) fn respond(request: &HttpRequest, mut download: Download, answer: &Answer) -> HttpResponse {
+    let stream = download.stream();
     let digest = digest(stream);
     let etag = etag(stream, digest.as_ref());
     let mut response = HttpResponse::Ok();
@@ -49,16 +42,23 @@ pub(super) fn respond(
     remark(&mut response, answer);
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && is_known(request, stream, etag.as_deref()) {
+        download.end(Ok(0));
         return response.status(StatusCode::NOT_MODIFIED).finish();
     }
     let whole = stream.len();
     if *request.method() == Method::HEAD {
+        download.end(Ok(0));
         return response.body(Headless(whole));
     }
-    if let Some(range) = range(request, stream, etag.as_deref()) {
+    // For other methods than GET the header has no meaning (RFC 9110, section 14.2).
+    if reads && let Some(range) = range(request, stream, etag.as_deref()) {
         let total = whole.unwrap_or_default();
         let Some((start, len)) = range else {
-            return unsatisfiable(answer, total);
+            let expected = format!("a part of the {total} bytes");
+            let error = ToolError::parameter(ErrorCode::INVALID_INPUT, "Range", expected, "a range outside of it");
+            let response = unsatisfiable(&error, answer, total);
+            download.end(Err(error));
+            return response;
         };
         stream.narrow(start, len);
         response.status(StatusCode::PARTIAL_CONTENT);
@@ -68,18 +68,21 @@ pub(super) fn respond(
     match stream.in_memory().cloned() {
         // Nothing is left to be read, and so no session to be kept. One whose checksum was promised is read like others.
         Some(bytes) if !checked => {
-            download.sent_at_once(bytes.len());
+            download.end(Ok(bytes.len()));
             response.body(bytes)
         }
-        _ if len == Some(0) => response.body(Bytes::new()),
-        _ => response.body(Body { pieces: download.send(executor), len, done: false }),
+        _ if len == Some(0) => {
+            download.end(Ok(0));
+            response.body(Bytes::new())
+        }
+        _ => response.body(Body { pieces: download.send(), len, done: false }),
     }
 }
 
 /// What can be said of the stream before it is sent.
 fn describe(response: &mut HttpResponseBuilder, stream: &ByteStream, digest: Option<[u8; 32]>, etag: Option<&str>) {
     let shown = stream.shown_type();
-    response.insert_header((header::CONTENT_TYPE, header_text(shown).unwrap_or("application/octet-stream")));
+    response.insert_header((header::CONTENT_TYPE, shown_text(shown).unwrap_or("application/octet-stream")));
     // What a tool hands out may come from anywhere: no browser shall take it for a page.
     response.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
     // Whose it is stands in headers, so that one address means another file for each worker and session.
@@ -104,7 +107,7 @@ fn describe(response: &mut HttpResponseBuilder, stream: &ByteStream, digest: Opt
 
 /// What an envelope would say beside the data.
 fn remark(response: &mut HttpResponseBuilder, answer: &Answer) {
-    if let Some(trace) = answer.meta.trace_id.as_ref().and_then(|trace| header_text(trace.as_str())) {
+    if let Some(trace) = answer.meta.trace_id.as_ref().and_then(|trace| shown_text(trace.as_str())) {
         response.insert_header(("X-Trace-ID", trace));
     }
     response.insert_header(("X-Execution-Time-Ms", answer.meta.execution_time_ms.to_string()));
@@ -113,13 +116,13 @@ fn remark(response: &mut HttpResponseBuilder, answer: &Answer) {
         let text: String = warning.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
         response.append_header(("X-Warning", text));
     }
-    if let Some(session) = answer.meta.session_id.as_ref().and_then(|session| header_text(session.as_str())) {
+    if let Some(session) = answer.meta.session_id.as_ref().and_then(|session| shown_text(session.as_str())) {
         response.insert_header(("X-Session-ID", session));
     }
 }
 
 /// A text that may stand in a header.
-fn header_text(text: &str) -> Option<&str> {
+fn shown_text(text: &str) -> Option<&str> {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then_some(text)
 }
 
@@ -133,7 +136,7 @@ fn digest(stream: &ByteStream) -> Option<[u8; 32]> {
 
 /// The stream's own, or that of its content.
 fn etag(stream: &ByteStream, digest: Option<&[u8; 32]>) -> Option<String> {
-    let own = stream.etag().and_then(header_text).map(str::to_owned);
+    let own = stream.etag().and_then(shown_text).map(str::to_owned);
     own.or_else(|| digest.map(|digest| format!("\"{}\"", STANDARD.encode(&digest[..18]))))
 }
 
@@ -151,7 +154,7 @@ fn attachment(name: &str) -> ContentDisposition {
 
 /// Whether the client has the content already.
 fn is_known(request: &HttpRequest, stream: &ByteStream, etag: Option<&str>) -> bool {
-    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let text = |name| text(request.headers(), name);
     if let Some(known) = text(header::IF_NONE_MATCH) {
         let Some(etag) = etag else { return false };
         let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
@@ -168,7 +171,7 @@ fn seconds(time: SystemTime) -> u64 {
 /// The part that is asked for, as its beginning and its length: `None` if all of it is, `Some(None)` if there is none such.
 #[expect(clippy::option_option, reason = "no range, a range outside of the content, a range")]
 fn range(request: &HttpRequest, stream: &ByteStream, etag: Option<&str>) -> Option<Option<(u64, u64)>> {
-    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let text = |name| text(request.headers(), name);
     let total = stream.len().filter(|_| stream.is_seekable())?;
     let wanted = text(header::RANGE)?;
     if let Some(condition) = text(header::IF_RANGE) {
@@ -210,10 +213,8 @@ fn parse_range(wanted: &str, total: u64) -> Option<Option<(u64, u64)>> {
     }
 }
 
-fn unsatisfiable(answer: &Answer, total: u64) -> HttpResponse {
-    let found = "a range outside of it";
-    let error = ToolError::parameter(ErrorCode::INVALID_INPUT, "Range", format!("a part of the {total} bytes"), found);
-    let mut response = envelope(&failure(&error, answer.meta.clone()));
+fn unsatisfiable(error: &ToolError, answer: &Answer, total: u64) -> HttpResponse {
+    let mut response = envelope(&failure(error, answer.meta.clone()));
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
     if let Ok(value) = HeaderValue::try_from(format!("bytes */{total}")) {
         response.headers_mut().insert(header::CONTENT_RANGE, value);

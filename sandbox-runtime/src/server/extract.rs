@@ -6,7 +6,7 @@ use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
     error::PayloadError,
-    http::header::{CONTENT_TYPE, HeaderMap},
+    http::header::{CONTENT_TYPE, HeaderMap, HeaderName},
     web::Bytes,
 };
 use sandbox_types::{
@@ -163,6 +163,11 @@ fn unknown_field<T: WireBody>(path: &str) -> String {
 
 /// Names the worker where no body does.
 const WORKER: &str = "X-Worker-ID";
+
+/// A header as text; one that is none is left out.
+pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
 
 /// A header as text.
 ///

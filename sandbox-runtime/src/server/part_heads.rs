@@ -35,7 +35,7 @@ enum Place {
 
 impl<S> Unmeasured<S> {
     pub(super) fn new(body: S, boundary: &str) -> Self {
-        let delimiter = format!("--{boundary}").into_bytes();
+        let delimiter = format!("--{boundary}\r\n").into_bytes();
         Self { body, delimiter, place: Place::Content, line: Vec::new(), heads: 0 }
     }
 
@@ -48,10 +48,10 @@ impl<S> Unmeasured<S> {
                 Place::Content => {
                     on.extend_from_slice(piece);
                     // As much as tells a delimiter from what only begins like one.
-                    let wanted = (self.delimiter.len() + 3).saturating_sub(self.line.len());
+                    let wanted = (self.delimiter.len() + 1).saturating_sub(self.line.len());
                     self.line.extend_from_slice(&piece[..piece.len().min(wanted)]);
                     if piece.ends_with(b"\n") {
-                        if self.line.trim_ascii_end() == self.delimiter {
+                        if self.line == self.delimiter {
                             self.place = Place::Head;
                         }
                         self.line.clear();

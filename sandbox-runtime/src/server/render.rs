@@ -37,7 +37,12 @@ impl Failure {
     /// A refusal of a request whose body was not read to its end: its connection is closed.
     pub(super) fn unread(error: ToolError, page: Option<HeaderValue>, body: impl Sized + 'static) -> Self {
         leave_unread(body);
-        Self { error, unread: true, page }
+        Self { page, ..Self::closing(error) }
+    }
+
+    /// As [`unread`](Self::unread), where somebody else has the body.
+    pub(super) fn closing(error: ToolError) -> Self {
+        Self { error, unread: true, page: None }
     }
 }
 

@@ -206,7 +206,7 @@ impl Call {
                 let (transfer, mark) = Transfer::with_upload(stream);
                 match with_member(call.params.as_deref().map_or("{}", |params| params.get()), &parameter, &mark) {
                     Ok(params) => call.params = Some(params),
-                    Err(error) => return Failure::unread(error, None, ()).error_response(),
+                    Err(error) => return Failure::closing(error).error_response(),
                 }
                 (transfer, Some(progress))
             }
@@ -220,12 +220,12 @@ impl Call {
                 answer = answering => answer,
                 () = progress.client_left() => {
                     let error = ToolError::new(ErrorCode::CANCELLED, "the client left");
-                    return Failure::unread(error, None, ()).error_response();
+                    return Failure::closing(error).error_response();
                 }
             },
         };
         let mut response = match transfer.take_download().filter(|_| answer.success) {
-            Some(download) => respond(request, download, &answer, &service.executor),
+            Some(download) => respond(request, download, &answer),
             None => envelope(&answer),
         };
         if progress.is_some_and(|progress| !progress.is_whole()) {

@@ -6,6 +6,7 @@ use std::{
     future::{pending, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use actix_multipart::{Field, Multipart};
 use actix_web::{
     HttpRequest,
     error::PayloadError,
-    http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ContentDisposition, HeaderMap, HeaderName},
+    http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ContentDisposition, HeaderMap},
     web::{Bytes, Payload},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -28,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connection::Socket, render::leave_unread};
+use super::{connection::Socket, extract::text, render::leave_unread};
 use crate::{
     bytes::ByteStream,
     error::{Result, ToolError},
@@ -113,8 +114,8 @@ impl Promise {
         self.unchecked.then(|| "the checksum of the upload is not checked: expected `sha-256`".to_owned())
     }
 
-    fn stream(self, pieces: Receiver<Result<Option<Bytes>>>) -> ByteStream {
-        let mut stream = ByteStream::from_stream(Pieces(pieces));
+    fn stream(self, pieces: Pieces) -> ByteStream {
+        let mut stream = ByteStream::from_stream(pieces);
         if let Some(content_type) = self.content_type {
             stream = stream.with_content_type(content_type);
         }
@@ -129,10 +130,6 @@ impl Promise {
             None => stream,
         }
     }
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn file_name(disposition: &ContentDisposition) -> Option<String> {
@@ -154,8 +151,7 @@ fn digest(header: &str) -> Result<Option<[u8; 32]>> {
 
 /// The whole body as an upload.
 pub(super) fn raw(request: &HttpRequest, payload: Payload, promise: Promise) -> (ByteStream, Progress) {
-    let (sender, pieces) = channel(PIECES);
-    let pump = Pump::new(request, &promise, sender);
+    let (pump, pieces) = Pump::new(request, &promise);
     let progress = pump.progress.clone();
     actix_web::rt::spawn(async move {
         let mut payload = payload;
@@ -175,8 +171,7 @@ pub(super) fn part(
     field: Field,
     promise: Promise,
 ) -> (ByteStream, Progress) {
-    let (sender, pieces) = channel(PIECES);
-    let pump = Pump::new(request, &promise, sender);
+    let (pump, pieces) = Pump::new(request, &promise);
     let progress = pump.progress.clone();
     actix_web::rt::spawn(async move {
         let (mut multipart, mut field) = (multipart, field);
@@ -203,6 +198,8 @@ pub(super) fn part(
 /// Brings the pieces of a body to the tool, as fast as it takes them.
 struct Pump {
     sender: Sender<Result<Option<Bytes>>>,
+    /// What the tool is told where there is no room for a last word.
+    cut: Arc<OnceLock<ToolError>>,
     progress: Progress,
     socket: Option<Socket>,
     limit_bytes: u64,
@@ -211,14 +208,18 @@ struct Pump {
 }
 
 impl Pump {
-    fn new(request: &HttpRequest, promise: &Promise, sender: Sender<Result<Option<Bytes>>>) -> Self {
-        Self {
+    fn new(request: &HttpRequest, promise: &Promise) -> (Self, Pieces) {
+        let (sender, receiver) = channel(PIECES);
+        let cut = Arc::default();
+        let pump = Self {
             sender,
+            cut: Arc::clone(&cut),
             progress: Progress::default(),
             socket: Socket::of(request),
             limit_bytes: promise.limit_bytes,
             body_bytes: text(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok()),
-        }
+        };
+        (pump, Pieces { receiver, cut })
     }
 
     /// Hands pieces on until the end; `None` where there will be none, and whoever reads has been told why, or has left.
@@ -236,7 +237,11 @@ impl Pump {
                 () = self.sender.closed() => return None,
             };
             let piece = match next {
-                Ok(None) => return Some(()),
+                Ok(None) => {
+                    // What comes after it, if anything does, is little.
+                    self.gather(false);
+                    return Some(());
+                }
                 Ok(Some(Ok(piece))) if piece.len() as u64 > self.limit_bytes - read => Err(too_large(self.limit_bytes)),
                 Ok(Some(Ok(piece))) => Ok(piece),
                 Ok(Some(Err(error))) => Err(wrong(error)),
@@ -252,19 +257,19 @@ impl Pump {
 
     /// The next piece, after so many bytes.
     async fn next<S: Stream + Unpin>(&self, source: &mut S, read: u64) -> Option<S::Item> {
-        let Some(socket) = &self.socket else { return next(source).await };
         // What is left may be in the library's buffers, and less would then come than is waited for.
         let bulk = read >= BULK_BYTES && self.body_bytes.is_some_and(|all| all.saturating_sub(read) >= BULK_BYTES);
-        socket.gather(bulk);
-        if !bulk {
-            return next(source).await;
+        self.gather(bulk);
+        if bulk && let Ok(next) = timeout(GATHERING, next(source)).await {
+            return next;
         }
-        match timeout(GATHERING, next(source)).await {
-            Ok(next) => next,
-            Err(_) => {
-                socket.gather(false);
-                next(source).await
-            }
+        self.gather(false);
+        next(source).await
+    }
+
+    fn gather(&self, much: bool) {
+        if let Some(socket) = &self.socket {
+            socket.gather(much);
         }
     }
 
@@ -280,6 +285,7 @@ impl Pump {
             biased;
             sent = self.sender.send(piece) => sent.is_ok(),
             () = left => {
+                let _ = self.cut.set(client_left());
                 self.progress.0.left.notify_one();
                 false
             }
@@ -302,16 +308,19 @@ pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
 }
 
 /// What the tool reads of an upload.
-struct Pieces(Receiver<Result<Option<Bytes>>>);
+struct Pieces {
+    receiver: Receiver<Result<Option<Bytes>>>,
+    cut: Arc<OnceLock<ToolError>>,
+}
 
 impl Stream for Pieces {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        self.0.poll_recv(context).map(|received| match received {
+        self.receiver.poll_recv(context).map(|received| match received {
             Some(piece) => piece.transpose(),
-            // Without a last word: its pump is gone, with the server's worker.
-            None => Some(Err(ToolError::shutting_down())),
+            // Without a reason: its pump is gone with the server's worker.
+            None => Some(Err(self.cut.get().cloned().unwrap_or_else(ToolError::shutting_down))),
         })
     }
 }
@@ -319,12 +328,14 @@ impl Stream for Pieces {
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 fn cut(error: PayloadError) -> ToolError {
     match error {
-        PayloadError::Incomplete(_) | PayloadError::Io(_) => {
-            let message = "the client left before the upload was whole";
-            ToolError::new(ErrorCode::CANCELLED, message).with_reason("upload_cut")
-        }
+        PayloadError::Incomplete(_) | PayloadError::Io(_) => client_left(),
         _ => ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, "the upload could not be read"),
     }
+}
+
+fn client_left() -> ToolError {
+    let message = "the client left before the upload was whole";
+    ToolError::new(ErrorCode::CANCELLED, message).with_reason("upload_cut")
 }
 
 /// A body that is no `multipart/form-data`, or ends before its end.

@@ -7,20 +7,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use sandbox_types::{ErrorCode, TraceId};
+use sandbox_types::ErrorCode;
+use serde_json::value::RawValue;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::{Instant, sleep_until, timeout},
+    time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
-use super::{Download, Transfer, locked};
+use super::{Streamed, Transfer, locked};
 use crate::{
-    answer::LaterLog,
+    answer::{Answer, failure, log_bytes, milliseconds, success},
     bytes::{ByteStream, mark_of},
     error::{Result, ToolError},
     executor::ToolExecutor,
-    supervise::catch,
+    run::Run,
+    supervise::{Cause, catch},
     watchdog::Watched,
 };
 
@@ -36,7 +37,7 @@ pub(crate) type Pieces = Receiver<Option<Bytes>>;
 impl Transfer {
     /// Of a call without an upload.
     pub(crate) fn new() -> Self {
-        Self { upload: Mutex::new(None), download: Mutex::new(None), kept: Mutex::new(None) }
+        Self { upload: Mutex::new(None), result: Mutex::new(None), kept: Mutex::new(None), ending: Mutex::new(None) }
     }
 
     /// Of a call with an upload, and what is to stand in its parameters for it.
@@ -50,96 +51,142 @@ impl Transfer {
         locked(&self.upload).is_some()
     }
 
-    /// Leaves the call's event in the log to its download; whether there is one.
-    pub(crate) fn log_later(&self, log: impl FnOnce() -> LaterLog) -> bool {
-        let mut download = locked(&self.download);
-        if let Some(download) = &mut *download {
-            download.log = Some(log());
-        }
-        download.is_some()
+    /// What is left to do at the end of the call's download.
+    pub(crate) fn end_later(&self, ending: Ending) {
+        *locked(&self.ending) = Some(ending);
     }
 
     /// The result, if it was a stream.
     pub(crate) fn take_download(&self) -> Option<Download> {
-        locked(&self.download).take()
+        let ending = locked(&self.ending).take()?;
+        locked(&self.result).take().map(|streamed| Download { streamed, ending })
     }
 }
 
+/// The end of a call whose result is a stream: its run goes on, and its event in the log waits, until this is dropped.
+pub(crate) struct Ending {
+    executor: Arc<ToolExecutor>,
+    run: Arc<Run>,
+    answer: Arc<Answer>,
+    entered: Option<Duration>,
+    /// How much was sent.
+    bytes: u64,
+    sent: Result<()>,
+}
+
+impl Ending {
+    pub(crate) fn new(executor: Arc<ToolExecutor>, run: Arc<Run>, answer: Arc<Answer>) -> Self {
+        let entered = run.entered();
+        Self { executor, run, answer, entered, bytes: 0, sent: Err(left()) }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut meta = self.answer.meta.clone();
+        meta.execution_time_ms = milliseconds(self.run.arrival.elapsed());
+        let answer = match (&self.sent, &self.answer.data) {
+            (Ok(()), Some(data)) => success(data.clone(), meta),
+            (Ok(()), None) => success(RawValue::NULL.to_owned(), meta),
+            (Err(error), _) => failure(error, meta),
+        };
+        log_bytes(&answer, &self.run.worker, self.entered, self.bytes);
+        self.executor.end_run(&self.run, &Arc::new(answer));
+    }
+}
+
+fn left() -> ToolError {
+    ToolError::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected")
+}
+
+/// A result that is sent as it is.
+pub(crate) struct Download {
+    streamed: Streamed,
+    // After the stream: when the run is over, what it used is free.
+    ending: Ending,
+}
+
 impl Download {
-    /// Its bytes are sent as they are, all at once.
-    pub(crate) fn sent_at_once(&mut self, bytes: usize) {
-        if let Some(log) = &mut self.log {
-            log.bytes = bytes as u64;
-        }
+    pub(crate) fn stream(&mut self) -> &mut ByteStream {
+        &mut self.streamed.stream
+    }
+
+    /// Nothing is left to be sent: so many bytes go at once, or an error in their place.
+    pub(crate) fn end(mut self, sent: Result<usize>) {
+        self.ending.sent = sent.map(|bytes| self.ending.bytes = bytes as u64);
     }
 
     /// Sends the stream from a task of its own, which ends, and lets go of the session, with the last byte, with its reader,
-    /// with the session, at the server's end, when the reader takes nothing for a minute, or when it takes longer than any call
-    /// may.
-    pub(crate) fn send(self, executor: &Arc<ToolExecutor>) -> Pieces {
+    /// with the session, with the run when that is cancelled, at the server's end, when the reader takes nothing for a minute,
+    /// or when it takes longer than any call may.
+    pub(crate) fn send(self) -> Pieces {
         let (sender, pieces) = channel(2);
-        let executor = executor.clone();
+        let executor = self.ending.executor.clone();
+        executor.runs.list(&self.ending.run);
         executor.clone().calls.spawn(async move {
-            let Self { stream, lease, _kept, mut log } = self;
+            let Self { streamed: Streamed { stream, lease, _kept }, mut ending } = self;
+            let run = ending.run.clone();
             let session = lease.as_ref().map(|lease| lease.session.cancel.clone());
             let ended = async {
+                let ended = ToolError::new(ErrorCode::CANCELLED, "the session ended during the download");
                 match session {
                     Some(session) => session.cancelled_owned().await,
                     None => pending().await,
                 }
+                ended
             };
-            let meta = log.as_ref().map(LaterLog::meta);
+            let cut = async {
+                tokio::select! {
+                    error = ended => error,
+                    () = executor.shutdown.cancelled() => ToolError::shutting_down(),
+                    error = cancelled(&run) => error,
+                    () = sleep(executor.limits.max) => {
+                        let message = format!("the download took longer than {} s", executor.limits.max.as_secs_f64());
+                        ToolError::new(ErrorCode::TIMEOUT_ERROR, message)
+                    }
+                }
+            };
+            let meta = &ending.answer.meta;
             let watched = Watched {
                 watchdog: &executor.watchdog,
-                tool: meta.and_then(|meta| meta.tool.as_deref()).unwrap_or_default(),
+                tool: meta.tool.as_deref().unwrap_or_default(),
                 hook: None,
-                worker: log.as_ref().map_or("", |log| log.worker.as_str()),
-                trace: meta.and_then(|meta| meta.trace_id.as_ref()).map_or("", TraceId::as_str),
-                run: None,
+                worker: run.worker.as_str(),
+                trace: run.trace().as_str(),
+                run: Some(&run),
             };
-            let limits = Limits { shutdown: &executor.shutdown, ended, longest: executor.limits.max };
             let mut bytes = 0;
-            let sent = deliver(stream, &sender, limits, watched, &mut bytes).await;
+            let sent = deliver(stream, &sender, cut, watched, &mut bytes).await;
             if let Err(error) = &sent {
                 tracing::debug!(trace = watched.trace, %error, "a download was cut off");
             }
-            if let Some(log) = &mut log {
-                log.bytes = bytes;
-                if let Err(error) = sent {
-                    log.code = error.code();
-                }
-            }
+            (ending.bytes, ending.sent) = (bytes, sent);
         });
         pieces
     }
 }
 
-/// What ends a download before its end.
-struct Limits<'a, F> {
-    shutdown: &'a CancellationToken,
-    /// Its session.
-    ended: F,
-    longest: Duration,
+/// Waits until someone cancels the run; that the call was told of its end before is no reason to cut its answer off.
+async fn cancelled(run: &Run) -> ToolError {
+    run.control.cancel.cancelled().await;
+    match run.control.cause() {
+        Cause::Cancelled => ToolError::new(ErrorCode::CANCELLED, "the run was cancelled").with_reason("cancelled"),
+        _ => pending().await,
+    }
 }
 
 /// Hands everything on, and counts it; whatever ends it, the source is gone when it returns.
 async fn deliver(
     mut stream: ByteStream,
     sender: &Sender<Option<Bytes>>,
-    limits: Limits<'_, impl Future<Output = ()>>,
+    cut: impl Future<Output = ToolError>,
     watched: Watched<'_>,
     bytes: &mut u64,
 ) -> Result<()> {
-    let end = Instant::now() + limits.longest;
     tokio::select! {
         biased;
-        () = sender.closed() => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
-        () = limits.shutdown.cancelled() => Err(ToolError::shutting_down()),
-        () = limits.ended => Err(ToolError::new(ErrorCode::CANCELLED, "the session ended during the download")),
-        () = sleep_until(end) => {
-            let message = format!("the download took longer than {} s", limits.longest.as_secs_f64());
-            Err(ToolError::new(ErrorCode::TIMEOUT_ERROR, message))
-        }
+        () = sender.closed() => Err(left()),
+        error = cut => Err(error),
         sent = watched.awaiting(catch(copy(&mut stream, sender, bytes))) => sent.and_then(|sent| sent),
     }
 }
@@ -159,7 +206,7 @@ async fn copy(stream: &mut ByteStream, sender: &Sender<Option<Bytes>>, bytes: &m
 async fn hand(sender: &Sender<Option<Bytes>>, piece: Option<Bytes>) -> Result<()> {
     match timeout(STALL_LIMIT, sender.send(piece)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(ToolError::new(ErrorCode::CANCELLED, "the client left")),
+        Ok(Err(_)) => Err(left()),
         Err(_) => {
             let message = format!("the client read nothing for {} s", STALL_LIMIT.as_secs());
             Err(ToolError::new(ErrorCode::CANCELLED, message).with_reason("stalled"))
@@ -199,31 +246,26 @@ mod tests {
         Leaving,
     }
 
-    async fn cut(panics: bool, reader: Reader, stopping: bool, ended: impl Future<Output = ()>) -> ToolError {
+    async fn cut(panics: bool, reader: Reader, cut: impl Future<Output = ToolError>) -> ToolError {
         let alive = Arc::new(());
         let (sender, mut pieces) = channel(2);
         let stream = ByteStream::from_stream(Source { panics, _alive: alive.clone() });
-        let shutdown = CancellationToken::new();
-        if stopping {
-            shutdown.cancel();
-        }
         let reader = tokio::spawn(async move {
             match reader {
                 Reader::Slow => {
                     while pieces.recv().await.is_some() {
-                        tokio::time::sleep(STALL_LIMIT.mul_f64(0.9)).await;
+                        sleep(STALL_LIMIT.mul_f64(0.9)).await;
                     }
                 }
                 Reader::Stalled => pending().await,
-                Reader::Leaving => tokio::time::sleep(Duration::from_secs(1)).await,
+                Reader::Leaving => sleep(Duration::from_secs(1)).await,
             }
             drop(pieces);
         });
-        let limits = Limits { shutdown: &shutdown, ended, longest: STALL_LIMIT * 100 };
         let (watchdog, mut bytes) = (Arc::default(), 0);
         let watched =
             Watched { watchdog: &watchdog, tool: "probe:drip", hook: None, worker: "w", trace: "t", run: None };
-        let error = deliver(stream, &sender, limits, watched, &mut bytes).await.expect_err("must be cut off");
+        let error = deliver(stream, &sender, cut, watched, &mut bytes).await.expect_err("must be cut off");
         assert_eq!(Arc::strong_count(&alive), 1, "the source is gone: {error}");
         reader.abort();
         error
@@ -231,14 +273,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whatever_ends_a_download_drops_its_source() {
-        let stalled = cut(false, Reader::Stalled, false, pending()).await;
+        let stalled = cut(false, Reader::Stalled, pending()).await;
         assert_eq!(stalled.body().reason.as_deref(), Some("stalled"));
-        assert_eq!(cut(false, Reader::Leaving, false, pending()).await.message(), "the client left");
-        assert_eq!(cut(true, Reader::Slow, false, pending()).await.code(), ErrorCode::UNEXPECTED_ERROR);
-        assert_eq!(cut(false, Reader::Slow, true, pending()).await.code(), ErrorCode::SHUTTING_DOWN);
-        let ended = cut(false, Reader::Slow, false, tokio::time::sleep(STALL_LIMIT * 5)).await;
-        assert!(ended.message().contains("session ended"), "a slow reader goes on: {ended}");
-        let longest = cut(false, Reader::Slow, false, pending()).await;
-        assert_eq!(longest.code(), ErrorCode::TIMEOUT_ERROR, "but not for ever");
+        assert_eq!(cut(false, Reader::Leaving, pending()).await.message(), "the client left");
+        assert_eq!(cut(true, Reader::Slow, pending()).await.code(), ErrorCode::UNEXPECTED_ERROR);
+        let later = async {
+            sleep(STALL_LIMIT * 5).await;
+            ToolError::shutting_down()
+        };
+        let ended = cut(false, Reader::Slow, later).await;
+        assert_eq!(ended.code(), ErrorCode::SHUTTING_DOWN, "a slow reader goes on: {ended}");
     }
 }

@@ -10,11 +10,11 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt as _, util::Subs
 /// # Errors
 /// The level is no filter, or the file cannot be written.
 pub(crate) fn init(config: &LogConfig) -> Result<(), String> {
-    // The HTTP library's own notes are of use only to who asks for them by name.
+    // The HTTP library's own notes are of use only to who asks for them by name, and what strangers send is no error of ours.
     let level = if config.level.contains("actix") {
         config.level.clone()
     } else {
-        format!("actix_server=warn,{}", config.level)
+        format!("actix_server=warn,actix_http=off,{}", config.level)
     };
     let filter = EnvFilter::try_new(level).map_err(|error| format!("server.log.level: {error}"))?;
     let layer = match &config.file {

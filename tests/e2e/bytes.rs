@@ -232,6 +232,10 @@ fn a_checksum_is_held_to() {
     }
     let other = place.call("POST", "/execute/probe:measure", &[("Content-Digest", "sha-512=:AAAA:")], b"hello");
     assert!(other.body["meta"]["warnings"][0].as_str().unwrap().contains("sha-256"), "{other:?}");
+    let lines =
+        [("Content-Digest", "sha-512=:AAAA:"), ("Repr-Digest", "sha-1=:AA==:"), ("Content-Digest", HELLO_DIGEST)];
+    let listed = place.call("POST", "/execute/probe:measure", &lines, b"hallo");
+    assert_eq!((listed.status, listed.reason()), (400, "checksum"), "lines of one name are one list");
     let none = place.call("POST", "/execute/probe:store?name=b", &[("Content-Digest", "sha-256=:x:")], b"hello");
     assert_eq!(none.body["error"]["parameter"], "Content-Digest");
     assert_eq!(place.names(), ["a"]);
@@ -671,6 +675,8 @@ fn a_mistake_is_named() {
     assert_eq!((missing.status, missing.reason()), (400, "unknown_tool"));
     let nobody = place.server.raw("POST", "/execute/probe:measure", &[], b"hello");
     assert_eq!((nobody.status, &*parameter(&nobody)), (400, "X-Worker-ID"));
+    let two = place.call("POST", "/execute/probe:measure", &[("X-Worker-ID", "v")], b"hello");
+    assert_eq!((two.status, &*parameter(&two)), (400, "X-Worker-ID"));
     let writes = place.call("GET", "/execute/probe:store?name=a", &[], b"");
     assert_eq!((writes.status, writes.code()), (405, 4015));
     assert!(writes.head.to_lowercase().contains("\r\nallow: post"), "{}", writes.head);
@@ -722,6 +728,41 @@ fn an_upload_may_take_long_and_its_call_may_not_wait_long() {
         assert_eq!((waits.status, waits.code(), &waits.body["meta"]["executed"]), (504, 5006, &json!(false)));
         held.join().unwrap().data();
     });
+}
+
+#[test]
+fn a_body_that_is_left_before_its_end_ends_its_connection() {
+    let place = Place::new();
+    let whole = multipart(&[("name=\"request\"", r#"{"params":{"name":"a"}}"#), ("name=\"file\"", "hello")]);
+    let request = multipart(&[("name=\"request\"", "{}")]);
+    for (path, body, status) in [
+        ("/execute/probe:store", &*whole, 200),
+        ("/execute/probe:maybe", &request, 200),
+        ("/execute/probe:nothing", &whole, 400),
+    ] {
+        let mut stream = place.server.connect();
+        let head = "Host: 127.0.0.1\r\nX-Worker-ID: w\r\nTransfer-Encoding: chunked\r\nContent-Type";
+        stream
+            .write_all(
+                format!("POST {path} HTTP/1.1\r\n{head}: {}\r\n\r\n{:x}\r\n", MULTIPART.1, body.len()).as_bytes(),
+            )
+            .unwrap();
+        stream.write_all(body).unwrap();
+        // The last chunk never comes; the connection is closed all the same.
+        let reply = receive(&mut stream);
+        assert_eq!(reply.status, status, "{path}: {reply:?}");
+    }
+}
+
+#[test]
+fn content_of_many_line_breaks_costs_no_more_than_other_content() {
+    let place = Place::new();
+    let content = "\r\n--".repeat(500_000);
+    let body = multipart(&[("name=\"request\"", r#"{"params":{"name":"a"}}"#), ("name=\"file\"", &content)]);
+    let before = place.rss_kib();
+    assert_eq!(place.call("POST", "/execute/probe:store", &[MULTIPART], &body).data()["bytes"], 2_000_000);
+    assert!(place.rss_kib() < before + 32 * 1024, "{before} KiB grew to {} KiB", place.rss_kib());
+    assert!(place.get("a") == content.as_bytes());
 }
 
 #[test]

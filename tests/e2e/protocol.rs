@@ -430,3 +430,14 @@ fn the_log_has_one_event_for_each_call_and_never_its_parameters() {
     let bad = event("t-bad");
     assert_eq!([&bad["tool"], &bad["code"], &bad["bytes"]], [&json!("probe:click"), &json!(4000), &json!(0)]);
 }
+
+#[test]
+fn an_upgrade_is_refused() {
+    let server = Server::probe();
+    let body = json!({ "worker_id": "w", "action": "probe:free" }).to_string();
+    let headers = [("Content-Type", "application/json"), ("Upgrade", "WebSocket"), ("Connection", "Upgrade")];
+    for (method, path) in [("POST", "/execute"), ("POST", "/execute/probe:measure"), ("GET", "/health")] {
+        let refused = server.raw(method, path, &headers, body.as_bytes());
+        assert_eq!((refused.status, refused.code()), (400, 4002), "{path}");
+    }
+}

@@ -9,7 +9,7 @@ use actix_web::{
         Method,
         header::{
             ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION,
-            HOST, HeaderMap, HeaderValue, ORIGIN, VARY,
+            HOST, HeaderMap, HeaderValue, ORIGIN, UPGRADE, VARY,
         },
     },
     web,
@@ -104,6 +104,13 @@ pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Ref
         return refuse(ToolError::new(ErrorCode::INTERNAL_ERROR, "the access rules are missing"), None);
     };
     let headers = request.headers();
+    let is_socket =
+        |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().windows(9).any(|part| part == b"websocket");
+    if headers.get_all(UPGRADE).any(is_socket) {
+        // The HTTP library takes all that follows for the body of such a request, whatever length it has.
+        let message = "expected no `Upgrade`: there are no WebSockets here";
+        return refuse(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message), None);
+    }
     if let Err(error) = access.refuse_foreign(headers) {
         return refuse(error, None);
     }

@@ -175,6 +175,10 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// It is none.
 pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ToolError> {
     let wrong = |_| ToolError::parameter(ErrorCode::INVALID_INPUT, name, "visible ASCII characters", "others");
+    if headers.get_all(name).nth(1).is_some() {
+        // Of two, a proxy may have written one.
+        return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, name, "it once", "it twice"));
+    }
     headers.get(name).map(|value| value.to_str().map_err(wrong)).transpose()
 }
 

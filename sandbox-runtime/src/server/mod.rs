@@ -5,7 +5,7 @@ mod connection;
 mod control;
 mod download;
 mod extract;
-mod part_heads;
+mod multipart;
 mod render;
 mod routes;
 mod runs;

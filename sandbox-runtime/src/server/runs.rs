@@ -100,10 +100,12 @@ pub(super) async fn cancel(
     service: Data<Service>,
     request: HttpRequest,
     id: Path<String>,
-    query: Query<RunQuery>,
+    query: Result<Query<RunQuery>, actix_web::Error>,
     body: Body<CancelRun>,
-) -> HttpResponse {
+) -> actix_web::Result<HttpResponse> {
+    // Only now: the body of a request that is refused earlier would be waited for.
+    let query = query?;
     let named = body.value.worker_id.as_ref().map(WorkerId::as_str).or(query.worker_id.as_deref());
     let cancelled = worker(&request, named).and_then(|worker| service.executor.cancel_run(&worker, &id));
-    answer(cancelled, body.arrival, body.warnings)
+    Ok(answer(cancelled, body.arrival, body.warnings))
 }

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, LazyLock};
 
-use actix_multipart::Multipart;
 use actix_web::{
     FromRequest as _, HttpMessage as _, HttpRequest, HttpResponse, Resource, ResponseError as _,
     http::{
@@ -24,10 +23,10 @@ use super::{
         ARRIVAL_LIMIT, Body, WireBody, header_text, is_json, named_worker, no_worker, parse, too_slow, unreadable,
         worker_id,
     },
-    part_heads::Unmeasured,
+    multipart::{Parts, malformed, name},
     render::{Failure, envelope},
     routes::{readable, wrong_method},
-    upload::{Progress, Promise, malformed, next, part, raw},
+    upload::{Progress, Promise, pumped},
 };
 use crate::{
     bytes::ByteStream,
@@ -42,6 +41,9 @@ use crate::{
 pub(super) const ALLOWED_HEADERS: &str = "authorization, content-digest, content-disposition, content-type, \
                                           if-modified-since, if-none-match, if-range, last-event-id, range, x-session, \
                                           x-session-id, x-session-mode, x-timeout-seconds, x-trace-id, x-worker-id";
+
+/// What the heads of a multipart body, and what is around its parts, may take beside them.
+const HEADS_BYTES: u64 = 1024 * 1024;
 
 /// How the request's own part of a `multipart/form-data` body is named.
 const REQUEST_PART: &str = "request";
@@ -66,7 +68,7 @@ pub(super) async fn execute(service: &Service, request: &HttpRequest, body: Body
         let field = if value.detached { "detached" } else { "idempotency_key" };
         return Failure::from(not_kept(field)).error_response();
     }
-    let call = Call { arrival, request: value, upload: None, warnings };
+    let call = Call { arrival, request: value, upload: None, body: None, warnings };
     call.run(service, request).await
 }
 
@@ -155,7 +157,9 @@ fn not_kept(field: &str) -> ToolError {
 struct Call {
     arrival: Instant,
     request: ExecuteRequest,
-    upload: Option<(String, ByteStream, Progress)>,
+    upload: Option<(String, ByteStream)>,
+    /// Of a body that is pumped.
+    body: Option<Progress>,
     warnings: Vec<String>,
 }
 
@@ -195,30 +199,30 @@ impl Call {
         request.session_id = fields.session_id;
         request.session_mode = fields.session_mode.unwrap_or_default();
         request.trace_id = fields.trace_id;
-        Ok(Self { arrival, request, upload: None, warnings: Vec::new() })
+        Ok(Self { arrival, request, upload: None, body: None, warnings: Vec::new() })
     }
 
     async fn run(self, service: &Service, request: &HttpRequest) -> HttpResponse {
-        let Self { arrival, request: mut call, upload, warnings } = self;
-        let (transfer, progress) = match upload {
-            None => (Transfer::new(), None),
-            Some((parameter, stream, progress)) => {
+        let Self { arrival, request: mut call, upload, body, warnings } = self;
+        let transfer = match upload {
+            None => Transfer::new(),
+            Some((parameter, stream)) => {
                 let (transfer, mark) = Transfer::with_upload(stream);
                 match with_member(call.params.as_deref().map_or("{}", |params| params.get()), &parameter, &mark) {
                     Ok(params) => call.params = Some(params),
                     Err(error) => return Failure::closing(error).error_response(),
                 }
-                (transfer, Some(progress))
+                transfer
             }
         };
         let transfer = Arc::new(transfer);
         let answering = service.executor.transfer(arrival, call, &transfer, warnings);
-        let answer = match &progress {
+        let answer = match &body {
             None => answering.await,
-            Some(progress) => tokio::select! {
+            Some(body) => tokio::select! {
                 biased;
                 answer = answering => answer,
-                () = progress.client_left() => {
+                () = body.client_left() => {
                     let error = ToolError::new(ErrorCode::CANCELLED, "the client left");
                     return Failure::closing(error).error_response();
                 }
@@ -228,7 +232,7 @@ impl Call {
             Some(download) => respond(request, download, &answer),
             None => envelope(&answer),
         };
-        if progress.is_some_and(|progress| !progress.is_whole()) {
+        if body.is_some_and(|body| !body.is_whole()) {
             // What is left of the body would be waited for as long as the client likes.
             response.head_mut().set_connection_type(ConnectionType::Close);
         }
@@ -306,8 +310,8 @@ async fn call(request: HttpRequest, service: Data<Service>, name: Path<String>, 
                 Err(error) => return Err(Failure::unread(error, None, payload)),
             };
             call.warnings.extend(promise.remark());
-            let (stream, progress) = raw(&request, payload, promise);
-            call.upload = Some((parameter.to_owned(), stream, progress));
+            let (stream, progress) = pumped(&request, payload, promise);
+            (call.upload, call.body) = (Some((parameter.to_owned(), stream)), Some(progress));
             Ok(call.run(&service, &request).await)
         }
         None if has_body && tool.is_some() => {
@@ -351,71 +355,64 @@ struct Given<'a> {
 
 /// A `multipart/form-data` body: the request first, then the upload.
 async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, payload: Payload) -> Answered {
-    let Given { arrival, name, tool, headers, query } = given;
+    let Given { arrival, name: action, tool, headers, query } = given;
     let mime = request.mime_type().ok().flatten();
-    // A body without a boundary is refused by the library.
-    let boundary = mime.as_ref().and_then(|mime| mime.get_param("boundary")).map_or("", |boundary| boundary.as_str());
-    let mut parts = Multipart::new(request.headers(), Unmeasured::new(payload, boundary));
+    let Some(boundary) = mime.as_ref().and_then(|mime| mime.get_param("boundary")) else {
+        return Err(Failure::unread(malformed("its Content-Type names no boundary"), None, payload));
+    };
     let limit = service.body_limit_bytes;
-    let first = match timeout_at(arrival + ARRIVAL_LIMIT, first_part(&mut parts, limit)).await {
-        Ok(Ok(first)) => first,
-        Ok(Err(error)) => return Err(Failure::unread(error, None, parts)),
-        Err(_) => return Err(Failure::unread(too_slow(), None, parts)),
+    // Beside the upload there are the request and some heads.
+    let all = service.upload_limit_bytes.saturating_add(limit as u64).saturating_add(HEADS_BYTES);
+    let (body, progress) = pumped(request, payload, Promise::up_to(all));
+    let mut parts = Parts::new(body, boundary.as_str());
+    let read = async {
+        let first = first_part(&mut parts, limit).await?;
+        Ok((first, parts.next().await?))
+    };
+    let (first, head) = match timeout_at(arrival + ARRIVAL_LIMIT, read).await {
+        Ok(read) => read.map_err(Failure::closing)?,
+        Err(_) => return Err(Failure::closing(too_slow())),
     };
     let prepared = parse::<Fields>(&first).and_then(|(fields, warnings)| {
-        Ok(Call { warnings, ..Call::new(arrival, name, fields.or(headers), tool, query)? })
+        Ok(Call { warnings, ..Call::new(arrival, action, fields.or(headers), tool, query)? })
     });
-    let mut call = match prepared {
-        Ok(call) => call,
-        Err(error) => return Err(Failure::unread(error, None, parts)),
+    let mut call = prepared.map_err(Failure::closing)?;
+    call.body = Some(progress);
+    let Some(head) = head else {
+        drop(parts);
+        return Ok(call.run(service, request).await);
     };
-    let field = match timeout_at(arrival + ARRIVAL_LIMIT, next(&mut parts)).await {
-        Ok(None) => return Ok(call.run(service, request).await),
-        Ok(Some(Ok(field))) => field,
-        Ok(Some(Err(error))) => return Err(Failure::unread(malformed(&error), None, parts)),
-        Err(_) => return Err(Failure::unread(too_slow(), None, parts)),
-    };
-    let promise = match tool.and_then(|tool| tool.upload.as_deref()) {
-        Some(parameter) if field.name() == Some(parameter) => {
-            Promise::of(field.headers(), service.upload_limit_bytes).map(|promise| (parameter, promise))
-        }
+    let found = name(&head);
+    let parameter = match tool.map(|tool| tool.upload.as_deref()) {
         // The call says that there is no such tool.
-        None if tool.is_none() => {
-            let mut response = call.run(service, request).await;
-            super::render::leave_unread((field, parts));
-            response.head_mut().set_connection_type(ConnectionType::Close);
-            return Ok(response);
+        None => {
+            drop(parts);
+            return Ok(call.run(service, request).await);
         }
-        Some(parameter) => Err(unexpected_part(&format!("`{parameter}` as the second part"), field.name())),
-        None => Err(unexpected_part("no second part: the tool takes no upload", field.name())),
+        Some(Some(parameter)) if found.as_deref() == Some(parameter) => parameter,
+        Some(Some(parameter)) => {
+            let expected = format!("`{parameter}` as the second part");
+            return Err(Failure::closing(unexpected_part(&expected, found.as_deref())));
+        }
+        Some(None) => {
+            let expected = "no second part: the tool takes no upload";
+            return Err(Failure::closing(unexpected_part(expected, found.as_deref())));
+        }
     };
-    let (parameter, promise) = match promise {
-        Ok(promise) => promise,
-        Err(error) => return Err(Failure::unread(error, None, (field, parts))),
-    };
+    let promise = Promise::of(&head, service.upload_limit_bytes).map_err(Failure::closing)?;
     call.warnings.extend(promise.remark());
-    let (stream, progress) = part(request, parts, field, promise);
-    call.upload = Some((parameter.to_owned(), stream, progress));
+    call.upload = Some((parameter.to_owned(), promise.stream(parts.last(service.upload_limit_bytes))));
     Ok(call.run(service, request).await)
 }
 
-async fn first_part(parts: &mut Multipart, limit: usize) -> Result<Bytes> {
-    let mut field = match next(parts).await {
-        Some(Ok(field)) if field.name() == Some(REQUEST_PART) => field,
-        Some(Ok(field)) => {
-            let expected = format!("`{REQUEST_PART}` (application/json) as the first part");
-            return Err(unexpected_part(&expected, field.name()));
-        }
-        Some(Err(error)) => return Err(malformed(&error)),
-        None => return Err(malformed(&"it has no parts")),
-    };
-    match field.bytes(limit).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(malformed(&error)),
-        Err(_) => {
-            Err(ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, "part `request` is larger than server.body_limit_mib"))
-        }
+async fn first_part(parts: &mut Parts, limit: usize) -> Result<Bytes> {
+    let Some(head) = parts.next().await? else { return Err(malformed("it has no parts")) };
+    let found = name(&head);
+    if found.as_deref() != Some(REQUEST_PART) {
+        let expected = format!("`{REQUEST_PART}` (application/json) as the first part");
+        return Err(unexpected_part(&expected, found.as_deref()));
     }
+    parts.content(limit).await
 }
 
 fn unexpected_part(expected: &str, found: Option<&str>) -> ToolError {

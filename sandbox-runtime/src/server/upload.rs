@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    fmt::Display,
     future::{pending, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
@@ -11,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use actix_multipart::{Field, Multipart};
 use actix_web::{
     HttpRequest,
     error::PayloadError,
@@ -95,9 +93,11 @@ impl Promise {
             let message = "expected an upload without Content-Encoding";
             return Err(ToolError::new(ErrorCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let sha256 = headers.get("content-digest").or_else(|| headers.get("repr-digest"));
-        let promised = sha256.is_some();
-        let sha256 = sha256.map(|value| digest(value.to_str().unwrap_or_default())).transpose()?.flatten();
+        // Lines of one name are one list.
+        let digests = headers.get_all("content-digest").chain(headers.get_all("repr-digest"));
+        let digests: Vec<_> = digests.map(|value| value.to_str().unwrap_or_default()).collect();
+        let promised = !digests.is_empty();
+        let sha256 = digest(&digests.join(","))?;
         let name = headers.get(CONTENT_DISPOSITION).and_then(|value| ContentDisposition::from_raw(value).ok());
         Ok(Self {
             content_type: text(CONTENT_TYPE).map(str::to_owned),
@@ -114,7 +114,13 @@ impl Promise {
         self.unchecked.then(|| "the checksum of the upload is not checked: expected `sha-256`".to_owned())
     }
 
-    fn stream(self, pieces: Pieces) -> ByteStream {
+    /// A body of which only so much is known.
+    pub(super) fn up_to(limit_bytes: u64) -> Self {
+        Self { content_type: None, file_name: None, length: None, sha256: None, unchecked: false, limit_bytes }
+    }
+
+    /// The upload, of which these are the bytes.
+    pub(super) fn stream(self, pieces: impl Stream<Item = Result<Bytes>> + Send + 'static) -> ByteStream {
         let mut stream = ByteStream::from_stream(pieces);
         if let Some(content_type) = self.content_type {
             stream = stream.with_content_type(content_type);
@@ -149,47 +155,14 @@ fn digest(header: &str) -> Result<Option<[u8; 32]>> {
     })
 }
 
-/// The whole body as an upload.
-pub(super) fn raw(request: &HttpRequest, payload: Payload, promise: Promise) -> (ByteStream, Progress) {
+/// The body of a request, pumped from here on; a promise holds for all of it.
+pub(super) fn pumped(request: &HttpRequest, payload: Payload, promise: Promise) -> (ByteStream, Progress) {
     let (pump, pieces) = Pump::new(request, &promise);
     let progress = pump.progress.clone();
     actix_web::rt::spawn(async move {
         let mut payload = payload;
-        if let Some(()) = pump.run(&mut payload, cut).await {
-            pump.end(Ok(None)).await;
-        } else {
+        if !pump.run(&mut payload).await {
             leave_unread(payload);
-        }
-    });
-    (promise.stream(pieces), progress)
-}
-
-/// One part of the body as an upload; nothing may come after it.
-pub(super) fn part(
-    request: &HttpRequest,
-    multipart: Multipart,
-    field: Field,
-    promise: Promise,
-) -> (ByteStream, Progress) {
-    let (pump, pieces) = Pump::new(request, &promise);
-    let progress = pump.progress.clone();
-    actix_web::rt::spawn(async move {
-        let (mut multipart, mut field) = (multipart, field);
-        if pump.run(&mut field, |error| malformed(&error)).await.is_none() {
-            return leave_unread((field, multipart));
-        }
-        drop(field);
-        let end = match timeout(STALL_LIMIT, next(&mut multipart)).await {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(_))) => {
-                let message = "expected nothing after the part with the file, found another part";
-                Err(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message))
-            }
-            Ok(Some(Err(error))) => Err(malformed(&error)),
-            Err(_) => Err(stalled()),
-        };
-        if !pump.end(end).await {
-            leave_unread(multipart);
         }
     });
     (promise.stream(pieces), progress)
@@ -222,41 +195,37 @@ impl Pump {
         (pump, Pieces { receiver, cut })
     }
 
-    /// Hands pieces on until the end; `None` where there will be none, and whoever reads has been told why, or has left.
-    async fn run<E>(
-        &self,
-        source: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
-        wrong: impl Fn(E) -> ToolError,
-    ) -> Option<()> {
+    /// Hands pieces on until the end; whether it was reached: if not, whoever reads has been told why, or has left.
+    async fn run(&self, source: &mut Payload) -> bool {
         let mut read = 0;
         loop {
             let next = tokio::select! {
                 biased;
                 next = timeout(STALL_LIMIT, self.next(source, read)) => next,
                 // The tool has left it unread.
-                () = self.sender.closed() => return None,
+                () = self.sender.closed() => return false,
             };
             let piece = match next {
                 Ok(None) => {
-                    // What comes after it, if anything does, is little.
-                    self.gather(false);
-                    return Some(());
+                    self.progress.0.whole.set(true);
+                    self.hand(Ok(None)).await;
+                    return true;
                 }
                 Ok(Some(Ok(piece))) if piece.len() as u64 > self.limit_bytes - read => Err(too_large(self.limit_bytes)),
                 Ok(Some(Ok(piece))) => Ok(piece),
-                Ok(Some(Err(error))) => Err(wrong(error)),
+                Ok(Some(Err(error))) => Err(cut(error)),
                 Err(_) => Err(stalled()),
             };
             let failed = piece.is_err();
             read += piece.as_ref().map_or(0, |piece| piece.len() as u64);
             if !self.hand(piece.map(Some)).await || failed {
-                return None;
+                return false;
             }
         }
     }
 
     /// The next piece, after so many bytes.
-    async fn next<S: Stream + Unpin>(&self, source: &mut S, read: u64) -> Option<S::Item> {
+    async fn next(&self, source: &mut Payload, read: u64) -> Option<Result<Bytes, PayloadError>> {
         // What is left may be in the library's buffers, and less would then come than is waited for.
         let bulk = read >= BULK_BYTES && self.body_bytes.is_some_and(|all| all.saturating_sub(read) >= BULK_BYTES);
         self.gather(bulk);
@@ -291,18 +260,10 @@ impl Pump {
             }
         }
     }
-
-    /// The last word; whether the body was whole.
-    async fn end(&self, end: Result<Option<Bytes>>) -> bool {
-        let whole = end.is_ok();
-        self.progress.0.whole.set(whole);
-        self.hand(end).await;
-        whole
-    }
 }
 
 /// The next item of a stream.
-pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     let mut stream = pin!(stream);
     poll_fn(|context| stream.as_mut().poll_next(context)).await
 }
@@ -338,18 +299,12 @@ fn client_left() -> ToolError {
     ToolError::new(ErrorCode::CANCELLED, message).with_reason("upload_cut")
 }
 
-/// A body that is no `multipart/form-data`, or ends before its end.
-pub(super) fn malformed(error: &dyn Display) -> ToolError {
-    let message = format!("the body is no whole multipart/form-data: {error}");
-    ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message).with_reason("upload_cut")
-}
-
 fn stalled() -> ToolError {
     let message = format!("nothing more of the upload came within {} s", STALL_LIMIT.as_secs());
     ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message).with_reason("upload_cut")
 }
 
-fn too_large(limit_bytes: u64) -> ToolError {
+pub(super) fn too_large(limit_bytes: u64) -> ToolError {
     let message = format!("the upload is larger than the {} MiB of server.upload_limit_mib", limit_bytes / 1024 / 1024);
     ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, message)
 }

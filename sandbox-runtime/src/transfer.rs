@@ -38,7 +38,7 @@ struct Streamed {
     stream: ByteStream,
     // After the stream: what it is made of is gone before its session's cleanup starts.
     lease: Option<Arc<Lease>>,
-    _kept: Option<Kept>,
+    kept: Option<Kept>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -81,6 +81,6 @@ pub(crate) async fn answer(
         return json;
     };
     let kept = locked(&transfer.kept).take();
-    *locked(&transfer.result) = Some(Streamed { stream, lease, _kept: kept });
+    *locked(&transfer.result) = Some(Streamed { stream, lease, kept });
     Ok(RawValue::NULL.to_owned())
 }

@@ -102,7 +102,6 @@ fn left() -> ToolError {
 /// A result that is sent as it is.
 pub(crate) struct Download {
     streamed: Streamed,
-    // After the stream: when the run is over, what it used is free.
     ending: Ending,
 }
 
@@ -124,7 +123,7 @@ impl Download {
         let executor = self.ending.executor.clone();
         executor.runs.list(&self.ending.run);
         executor.clone().calls.spawn(async move {
-            let Self { streamed: Streamed { stream, lease, _kept }, mut ending } = self;
+            let Self { streamed: Streamed { stream, lease, kept }, mut ending } = self;
             let run = ending.run.clone();
             let session = lease.as_ref().map(|lease| lease.session.cancel.clone());
             let ended = async {
@@ -161,6 +160,8 @@ impl Download {
                 tracing::debug!(trace = watched.trace, %error, "a download was cut off");
             }
             (ending.bytes, ending.sent) = (bytes, sent);
+            // When the run is over, what it used is free.
+            drop((lease, kept));
         });
         pieces
     }

@@ -105,7 +105,11 @@ fn execute(args: &Exec) -> Result<Done, Unanswered> {
         Err(error) => Err(error.into()),
     };
     runtime.shutdown_background();
-    stop(server, signals)?;
+    match stop(server, signals) {
+        // What the call came to is not less true for that.
+        Err(Unanswered::NotRun(error)) => print::hint(format!("the server did not end well: {error}")),
+        stopped => stopped?,
+    }
     done
 }
 
@@ -199,9 +203,12 @@ async fn detach(
             let begun =
                 signals.or(timeout(PATIENCE, begun)).await.and_then(Result::ok).ok_or(Unanswered::Interrupted)?;
             if let Ok(RunInfo { run_id, .. }) = &begun {
-                let goes_on = |error| Unanswered::Lost(format!("interrupted, but {run_id} goes on: {error}"));
-                client.cancel_run(run_id).await.map_err(goes_on)?;
-                return Err(Unanswered::Interrupted);
+                let cancelled = signals.or(timeout(PATIENCE, client.cancel_run(run_id))).await;
+                return Err(match cancelled {
+                    Some(Ok(Ok(_))) => Unanswered::Interrupted,
+                    Some(Ok(Err(error))) => Unanswered::Lost(format!("interrupted, but {run_id} may go on: {error}")),
+                    Some(Err(_)) | None => Unanswered::Lost(format!("interrupted, but {run_id} may go on")),
+                });
             }
             begun
         }

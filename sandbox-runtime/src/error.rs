@@ -60,6 +60,21 @@ impl ToolError {
         Self::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down")
     }
 
+    /// Who would have read the answer is gone.
+    pub(crate) fn client_left() -> Self {
+        Self::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected")
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn is_client_left(&self) -> bool {
+        self.body().reason.as_deref() == Some("disconnected")
+    }
+
+    /// Someone asked for the end of the run.
+    pub(crate) fn run_cancelled() -> Self {
+        Self::new(ErrorCode::CANCELLED, "the run was cancelled").with_reason("cancelled")
+    }
+
     /// The failure that another call was answered.
     pub(crate) fn from_answer(code: ErrorCode, message: String, body: ErrorBody) -> Self {
         Self(Box::new(Parts { code, message, body, data: None }))

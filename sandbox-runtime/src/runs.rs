@@ -144,10 +144,15 @@ impl RunStore {
                 );
             }
         }
+        running.retain(|run: &Arc<Run>| run.events().is_recording());
         // However many run, the answers of those that ended have half of the room.
         let share = self.budget.max_bytes / 2 / running.len().max(1);
         for run in running {
-            run.events().shorten(share);
+            let mut events = run.events();
+            // What one that has ended meanwhile takes is counted already.
+            if run.ended_at().is_none() {
+                events.shorten(share);
+            }
         }
         ended.sort_unstable_by_key(|(at, ..)| *at);
         // Somebody is about to ask for the last one.

@@ -263,8 +263,8 @@ fn cut(cause: Cause, total: Duration, facts: &Facts) -> ToolError {
                 format!("{what} longer than its limit of {} s", total.as_secs_f64()),
             )
         }
-        Cause::Disconnect => ToolError::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected"),
-        Cause::Cancelled => ToolError::new(ErrorCode::CANCELLED, "the run was cancelled").with_reason("cancelled"),
+        Cause::Disconnect => ToolError::client_left(),
+        Cause::Cancelled => ToolError::run_cancelled(),
         Cause::Shutdown => ToolError::new(ErrorCode::SHUTTING_DOWN, "the server is shutting down"),
         Cause::SessionEnded => {
             let reason = facts.session.get().and_then(|session| session.ended());

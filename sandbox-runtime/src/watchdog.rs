@@ -163,7 +163,9 @@ impl Watchdog {
                     // A call that has not waited yet is not in the list, and now someone will look for it there.
                     runs.list(run);
                 }
-                sighting.log(run.as_ref().and_then(|run| run.id()));
+                let id = run.as_ref().and_then(|run| run.id().cloned());
+                drop(run);
+                sighting.log(id.as_ref());
             }
         }
     }

@@ -197,7 +197,7 @@ fn no_web_page_drives_the_server() {
 fn who_is_refused_keeps_no_connection() {
     let server = Server::start(&json!({ "server": { "tokens": ["s3cret-token"] }, "resources": { "probe": {} } }));
     for (method, path, status) in
-        [("POST", "/execute", 401), ("POST", "/nowhere", 401), ("POST", "/health", 405), ("GET", "/health", 200)]
+        [("POST", "/execute", 401), ("POST", "/nowhere", 401), ("POST", "/health", 405), ("GET", "/health", 400)]
     {
         let mut stream = server.connect();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");

@@ -9,7 +9,7 @@ use actix_web::{
         Method,
         header::{
             ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION,
-            HOST, HeaderMap, HeaderValue, ORIGIN, UPGRADE, VARY,
+            HOST, HeaderMap, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE, VARY,
         },
     },
     web,
@@ -109,6 +109,11 @@ pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Ref
     if headers.get_all(UPGRADE).any(is_socket) {
         // The HTTP library takes all that follows for the body of such a request, whatever length it has.
         let message = "expected no `Upgrade`: there are no WebSockets here";
+        return refuse(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message), None);
+    }
+    if matches!(*request.method(), Method::GET | Method::HEAD) && headers.contains_key(TRANSFER_ENCODING) {
+        // It may be without end, and nobody would read it.
+        let message = format!("expected no body: {} takes none", request.method());
         return refuse(ToolError::new(ErrorCode::INVALID_REQUEST_FORMAT, message), None);
     }
     if let Err(error) = access.refuse_foreign(headers) {

@@ -21,7 +21,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sandbox_types::ErrorCode;
 use sha2::{Digest as _, Sha256};
 
-use super::{extract::text, render::envelope};
+use super::{extract::text, render::envelope, upload::Progress};
 use crate::{
     answer::{Answer, failure},
     bytes::ByteStream,
@@ -33,7 +33,12 @@ use crate::{
 const MAX_DIGESTED_BYTES: usize = 8 * 1024 * 1024;
 
 /// The stream of a successful call as its answer.
-pub(super) fn respond(request: &HttpRequest, mut download: Download, answer: &Answer) -> HttpResponse {
+pub(super) fn respond(
+    request: &HttpRequest,
+    mut download: Download,
+    answer: &Answer,
+    body: Option<Progress>,
+) -> HttpResponse {
     let stream = download.stream();
     let digest = digest(stream);
     let etag = etag(stream, digest.as_ref());
@@ -75,7 +80,7 @@ pub(super) fn respond(request: &HttpRequest, mut download: Download, answer: &An
             download.end(Ok(0));
             response.body(Bytes::new())
         }
-        _ => response.body(Body { pieces: download.send(), len, done: false }),
+        _ => response.body(Body { pieces: download.send(), len, done: false, _request: body }),
     }
 }
 
@@ -227,6 +232,8 @@ struct Body {
     pieces: Pieces,
     len: Option<u64>,
     done: bool,
+    /// What is left of the request's body is kept until then.
+    _request: Option<Progress>,
 }
 
 /// A stream that ended before its end: the connection is closed, and the client sees that something is missing.

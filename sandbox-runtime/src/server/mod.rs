@@ -25,7 +25,6 @@ use actix_web::{
     App, HttpMessage as _, HttpServer,
     body::MessageBody,
     dev::{Server, Service as _, ServiceFactory, ServiceRequest, ServiceResponse},
-    http::{Method, header::TRANSFER_ENCODING},
     web,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -294,20 +293,12 @@ fn app(
         .app_data(parts.access.clone())
         .app_data(web::PayloadConfig::new(parts.body_limit))
         .app_data(web::QueryConfig::default().error_handler(|error, _| render::bad_query(&error).into()))
-        .wrap_fn(|mut request, service| {
-            let checked = access::check(&request);
-            let takes_none = matches!(*request.method(), Method::GET | Method::HEAD);
-            if checked.is_ok() && takes_none && request.headers().contains_key(TRANSFER_ENCODING) {
-                // No route that reads takes a body.
-                render::leave_unread(request.take_payload());
-            }
-            match checked {
-                Ok(None) => Either::Left(service.call(request)),
-                Ok(Some(page)) => Either::Right(Either::Left(access::for_page(service.call(request), page))),
-                Err(Refused { error, page }) => {
-                    let refused = render::Failure::unread(error, page, request.take_payload());
-                    Either::Right(Either::Right(future::ready(Err(refused.into()))))
-                }
+        .wrap_fn(|mut request, service| match access::check(&request) {
+            Ok(None) => Either::Left(service.call(request)),
+            Ok(Some(page)) => Either::Right(Either::Left(access::for_page(service.call(request), page))),
+            Err(Refused { error, page }) => {
+                let refused = render::Failure::unread(error, page, request.take_payload());
+                Either::Right(Either::Right(future::ready(Err(refused.into()))))
             }
         })
         .configure(routes)

@@ -183,7 +183,11 @@ fn fields(head: &[u8]) -> Result<HeaderMap> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let wrong = || malformed("the head of a part cannot be read");
     let parsed = httparse::parse_headers(head, &mut fields).map_err(|_| wrong())?;
-    let httparse::Status::Complete((_, fields)) = parsed else { return Err(wrong()) };
+    let httparse::Status::Complete((used, fields)) = parsed else { return Err(wrong()) };
+    if used < head.len() {
+        // It takes a bare line feed for the end of a line.
+        return Err(wrong());
+    }
     let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| wrong())?;
@@ -283,7 +287,8 @@ mod tests {
             }
         }
         let long = "x".repeat(MAX_HEAD_BYTES + 1);
-        for body in [long.clone(), format!("--XX\r\n{long}"), format!("--XX{long}"), "--XX\r\n:\r\n\r\n--XX--".into()] {
+        let bad = ["--XX\r\n:\r\n\r\n--XX--", "--XX\r\nA: b\n\nC: d\r\n\r\n--XX--"].map(str::to_owned);
+        for body in [long.clone(), format!("--XX\r\n{long}"), format!("--XX{long}")].into_iter().chain(bad) {
             let error = read(parts(body.as_bytes(), 100)).await.expect_err("must be refused");
             assert_eq!(error.code(), ErrorCode::INVALID_REQUEST_FORMAT);
         }

@@ -75,8 +75,8 @@ impl ResponseError for Failure {
     }
 }
 
-/// Keeps the unread rest of a body until the answer is out: with a body that is dropped earlier, and has no length, the HTTP
-/// library waits for its end, which is when the client likes.
+/// Keeps the unread rest of a body, whose answer goes out now, until it is out: with a body that is dropped earlier, and has no
+/// length, the HTTP library waits for its end, which is when the client likes.
 pub(super) fn leave_unread(body: impl Sized + 'static) {
     actix_web::rt::spawn(async move {
         tokio::time::sleep(Duration::from_secs(1)).await;

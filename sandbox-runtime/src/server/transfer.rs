@@ -223,16 +223,16 @@ impl Call {
                 biased;
                 answer = answering => answer,
                 () = body.client_left() => {
-                    let error = ToolError::new(ErrorCode::CANCELLED, "the client left");
-                    return Failure::closing(error).error_response();
+                    return Failure::closing(ToolError::client_left()).error_response();
                 }
             },
         };
+        let is_left = body.as_ref().is_some_and(|body| !body.is_whole());
         let mut response = match transfer.take_download().filter(|_| answer.success) {
-            Some(download) => respond(request, download, &answer),
+            Some(download) => respond(request, download, &answer, body),
             None => envelope(&answer),
         };
-        if body.is_some_and(|body| !body.is_whole()) {
+        if is_left {
             // What is left of the body would be waited for as long as the client likes.
             response.head_mut().set_connection_type(ConnectionType::Close);
         }
@@ -369,17 +369,16 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
         let first = first_part(&mut parts, limit).await?;
         Ok((first, parts.next().await?))
     };
-    let (first, head) = match timeout_at(arrival + ARRIVAL_LIMIT, read).await {
-        Ok(read) => read.map_err(Failure::closing)?,
-        Err(_) => return Err(Failure::closing(too_slow())),
-    };
+    let read = timeout_at(arrival + ARRIVAL_LIMIT, read).await;
+    let refuse = |error| if progress.is_whole() { Failure::from(error) } else { Failure::closing(error) };
+    let (first, head) = read.unwrap_or_else(|_| Err(too_slow())).map_err(refuse)?;
     let prepared = parse::<Fields>(&first).and_then(|(fields, warnings)| {
         Ok(Call { warnings, ..Call::new(arrival, action, fields.or(headers), tool, query)? })
     });
-    let mut call = prepared.map_err(Failure::closing)?;
-    call.body = Some(progress);
+    let mut call = prepared.map_err(refuse)?;
     let Some(head) = head else {
         drop(parts);
+        call.body = Some(progress);
         return Ok(call.run(service, request).await);
     };
     let found = name(&head);
@@ -387,19 +386,21 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
         // The call says that there is no such tool.
         None => {
             drop(parts);
+            call.body = Some(progress);
             return Ok(call.run(service, request).await);
         }
         Some(Some(parameter)) if found.as_deref() == Some(parameter) => parameter,
         Some(Some(parameter)) => {
             let expected = format!("`{parameter}` as the second part");
-            return Err(Failure::closing(unexpected_part(&expected, found.as_deref())));
+            return Err(refuse(unexpected_part(&expected, found.as_deref())));
         }
         Some(None) => {
             let expected = "no second part: the tool takes no upload";
-            return Err(Failure::closing(unexpected_part(expected, found.as_deref())));
+            return Err(refuse(unexpected_part(expected, found.as_deref())));
         }
     };
-    let promise = Promise::of(&head, service.upload_limit_bytes).map_err(Failure::closing)?;
+    let promise = Promise::of(&head, service.upload_limit_bytes).map_err(refuse)?;
+    call.body = Some(progress);
     call.warnings.extend(promise.remark());
     call.upload = Some((parameter.to_owned(), promise.stream(parts.last(service.upload_limit_bytes))));
     Ok(call.run(service, request).await)

@@ -23,6 +23,7 @@ use tokio::{
     sync::{
         Notify,
         mpsc::{Receiver, Sender, channel},
+        oneshot,
     },
     time::timeout,
 };
@@ -43,9 +44,12 @@ const BULK_BYTES: u64 = 1024 * 1024;
 /// How long bytes of an upload in bulk are waited for until there are many; then any are welcome.
 const GATHERING: Duration = Duration::from_millis(50);
 
-/// How far the reading of a request's body has come.
-#[derive(Clone, Default)]
-pub(super) struct Progress(Rc<State>);
+/// How far the reading of a request's body has come. What is left of the body is kept for as long as this is, which is until
+/// the answer is out.
+pub(super) struct Progress {
+    state: Rc<State>,
+    _answering: oneshot::Sender<()>,
+}
 
 #[derive(Default)]
 struct State {
@@ -56,12 +60,12 @@ struct State {
 impl Progress {
     /// Whether it was read to its end: if not, its connection must be closed with the answer.
     pub(super) fn is_whole(&self) -> bool {
-        self.0.whole.get()
+        self.state.whole.get()
     }
 
     /// Waits until the client has left while it was held back: nobody else would notice.
     pub(super) async fn client_left(&self) {
-        self.0.left.notified().await;
+        self.state.left.notified().await;
     }
 }
 
@@ -158,10 +162,13 @@ fn digest(header: &str) -> Result<Option<[u8; 32]>> {
 /// The body of a request, pumped from here on; a promise holds for all of it.
 pub(super) fn pumped(request: &HttpRequest, payload: Payload, promise: Promise) -> (ByteStream, Progress) {
     let (pump, pieces) = Pump::new(request, &promise);
-    let progress = pump.progress.clone();
+    let (answering, answered) = oneshot::channel();
+    let progress = Progress { state: pump.state.clone(), _answering: answering };
     actix_web::rt::spawn(async move {
         let mut payload = payload;
         if !pump.run(&mut payload).await {
+            drop(pump);
+            let _ = answered.await;
             leave_unread(payload);
         }
     });
@@ -173,7 +180,7 @@ struct Pump {
     sender: Sender<Result<Option<Bytes>>>,
     /// What the tool is told where there is no room for a last word.
     cut: Arc<OnceLock<ToolError>>,
-    progress: Progress,
+    state: Rc<State>,
     socket: Option<Socket>,
     limit_bytes: u64,
     /// Of the whole request, if that is known.
@@ -187,7 +194,7 @@ impl Pump {
         let pump = Self {
             sender,
             cut: Arc::clone(&cut),
-            progress: Progress::default(),
+            state: Rc::default(),
             socket: Socket::of(request),
             limit_bytes: promise.limit_bytes,
             body_bytes: text(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok()),
@@ -207,7 +214,7 @@ impl Pump {
             };
             let piece = match next {
                 Ok(None) => {
-                    self.progress.0.whole.set(true);
+                    self.state.whole.set(true);
                     self.hand(Ok(None)).await;
                     return true;
                 }
@@ -255,7 +262,7 @@ impl Pump {
             sent = self.sender.send(piece) => sent.is_ok(),
             () = left => {
                 let _ = self.cut.set(client_left());
-                self.progress.0.left.notify_one();
+                self.state.left.notify_one();
                 false
             }
         }

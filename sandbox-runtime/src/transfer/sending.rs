@@ -21,7 +21,7 @@ use crate::{
     error::{Result, ToolError},
     executor::ToolExecutor,
     run::Run,
-    supervise::{Cause, catch},
+    supervise::catch,
     watchdog::Watched,
 };
 
@@ -77,7 +77,18 @@ pub(crate) struct Ending {
 impl Ending {
     pub(crate) fn new(executor: Arc<ToolExecutor>, run: Arc<Run>, answer: Arc<Answer>) -> Self {
         let entered = run.entered();
-        Self { executor, run, answer, entered, bytes: 0, sent: Err(left()) }
+        Self { executor, run, answer, entered, bytes: 0, sent: Err(ToolError::client_left()) }
+    }
+
+    fn watched(&self) -> Watched<'_> {
+        Watched {
+            watchdog: &self.executor.watchdog,
+            tool: self.answer.meta.tool.as_deref().unwrap_or_default(),
+            hook: None,
+            worker: self.run.worker.as_str(),
+            trace: self.run.trace().as_str(),
+            run: Some(&self.run),
+        }
     }
 }
 
@@ -95,10 +106,6 @@ impl Drop for Ending {
     }
 }
 
-fn left() -> ToolError {
-    ToolError::new(ErrorCode::CANCELLED, "the client left").with_reason("disconnected")
-}
-
 /// A result that is sent as it is.
 pub(crate) struct Download {
     streamed: Streamed,
@@ -111,8 +118,10 @@ impl Download {
     }
 
     /// Nothing is left to be sent: so many bytes go at once, or an error in their place.
-    pub(crate) fn end(mut self, sent: Result<usize>) {
-        self.ending.sent = sent.map(|bytes| self.ending.bytes = bytes as u64);
+    pub(crate) fn end(self, sent: Result<usize>) {
+        let Self { streamed, mut ending } = self;
+        ending.sent = sent.map(|bytes| ending.bytes = bytes as u64);
+        ending.watched().during(|| drop(streamed));
     }
 
     /// Sends the stream from a task of its own, which ends, and lets go of the session, with the last byte, with its reader,
@@ -138,41 +147,23 @@ impl Download {
                 tokio::select! {
                     error = ended => error,
                     () = executor.shutdown.cancelled() => ToolError::shutting_down(),
-                    error = cancelled(&run) => error,
+                    () = run.download_cancelled().cancelled() => ToolError::run_cancelled(),
                     () = sleep(executor.limits.max) => {
                         let message = format!("the download took longer than {} s", executor.limits.max.as_secs_f64());
                         ToolError::new(ErrorCode::TIMEOUT_ERROR, message)
                     }
                 }
             };
-            let meta = &ending.answer.meta;
-            let watched = Watched {
-                watchdog: &executor.watchdog,
-                tool: meta.tool.as_deref().unwrap_or_default(),
-                hook: None,
-                worker: run.worker.as_str(),
-                trace: run.trace().as_str(),
-                run: Some(&run),
-            };
             let mut bytes = 0;
-            let sent = deliver(stream, &sender, cut, watched, &mut bytes).await;
+            let sent = deliver(stream, &sender, cut, ending.watched(), &mut bytes).await;
             if let Err(error) = &sent {
-                tracing::debug!(trace = watched.trace, %error, "a download was cut off");
+                tracing::debug!(trace = run.trace().as_str(), %error, "a download was cut off");
             }
             (ending.bytes, ending.sent) = (bytes, sent);
             // When the run is over, what it used is free.
             drop((lease, kept));
         });
         pieces
-    }
-}
-
-/// Waits until someone cancels the run; that the call was told of its end before is no reason to cut its answer off.
-async fn cancelled(run: &Run) -> ToolError {
-    run.control.cancel.cancelled().await;
-    match run.control.cause() {
-        Cause::Cancelled => ToolError::new(ErrorCode::CANCELLED, "the run was cancelled").with_reason("cancelled"),
-        _ => pending().await,
     }
 }
 
@@ -184,11 +175,18 @@ async fn deliver(
     watched: Watched<'_>,
     bytes: &mut u64,
 ) -> Result<()> {
-    tokio::select! {
+    let length = stream.len();
+    let sent = tokio::select! {
         biased;
-        () = sender.closed() => Err(left()),
+        () = sender.closed() => Err(ToolError::client_left()),
         error = cut => Err(error),
         sent = watched.awaiting(catch(copy(&mut stream, sender, bytes))) => sent.and_then(|sent| sent),
+    };
+    watched.during(|| drop(stream));
+    match sent {
+        // The reader had all that it was promised, and did not wait for the end of the source.
+        Err(error) if error.is_client_left() && length == Some(*bytes) => Ok(()),
+        sent => sent,
     }
 }
 
@@ -207,7 +205,7 @@ async fn copy(stream: &mut ByteStream, sender: &Sender<Option<Bytes>>, bytes: &m
 async fn hand(sender: &Sender<Option<Bytes>>, piece: Option<Bytes>) -> Result<()> {
     match timeout(STALL_LIMIT, sender.send(piece)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(left()),
+        Ok(Err(_)) => Err(ToolError::client_left()),
         Err(_) => {
             let message = format!("the client read nothing for {} s", STALL_LIMIT.as_secs());
             Err(ToolError::new(ErrorCode::CANCELLED, message).with_reason("stalled"))

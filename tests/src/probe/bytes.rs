@@ -134,6 +134,23 @@ impl Probe {
         })
     }
 
+    /// Zeros without end, once the call is told to come to its own.
+    #[tool(read_only)]
+    async fn drip_late(&self, token: &CancellationToken) -> Result<ByteStream> {
+        token.cancelled().await;
+        SOURCES.fetch_add(1, Ordering::Relaxed);
+        let pause = Duration::from_millis(10);
+        Ok(ByteStream::from_reader(Drip { left: u64::MAX, pause, waiting: Box::pin(sleep(pause)) }))
+    }
+
+    /// Let go of an upload, and go on for a while.
+    #[tool]
+    async fn dismiss(&self, file: ByteStream, ms: u64) -> Result<()> {
+        drop(file);
+        sleep(Duration::from_millis(ms)).await;
+        Ok(())
+    }
+
     /// Zeros whose source blocks the thread that serves.
     #[tool(read_only)]
     async fn stall_source(&self, session: &Session) -> Result<ByteStream> {

@@ -1,56 +1,55 @@
-//! Uploads and downloads beside the JSON.
+//! What tests of uploads and downloads share.
 
 use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
-    net::{Shutdown, TcpStream},
+    net::TcpStream,
     os::fd::AsRawFd as _,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{Reply, Server, receive, send, until};
+use crate::harness::{Reply, Server, send};
 
-const WORKER: (&str, &str) = ("X-Worker-ID", "w");
+pub(crate) const WORKER: (&str, &str) = ("X-Worker-ID", "w");
 
 /// A server, and the folder that its tools read and write.
-struct Place {
-    server: Server,
-    folder: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) server: Server,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&json!({}))
     }
 
-    fn with(server: &Value) -> Self {
+    pub(crate) fn with(server: &Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({ "server": server, "resources": { "probe": {} } });
         let server = Server::start_with(&config, &[("PROBE_FOLDER", folder.path().to_str().unwrap())]);
         Self { server, folder }
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path()).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    fn put(&self, name: &str, content: &[u8]) {
+    pub(crate) fn put(&self, name: &str, content: &[u8]) {
         std::fs::write(self.folder.path().join(name), content).unwrap();
     }
 
-    fn get(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn get(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.folder.path().join(name)).unwrap()
     }
 
-    fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub(crate) fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let headers: Vec<_> = headers.iter().copied().chain([WORKER]).collect();
         self.server.raw(method, path, &headers, body)
     }
 
-    fn download(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Download {
+    pub(crate) fn download(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Download {
         let headers: Vec<_> = headers.iter().copied().chain([WORKER]).collect();
         let mut stream = self.server.connect();
         send(&mut stream, method, path, &headers, b"");
@@ -59,29 +58,29 @@ impl Place {
         Download::of(&bytes)
     }
 
-    fn rss_kib(&self) -> u64 {
+    pub(crate) fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Whether the server has a file of the folder open, with a name or without.
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.server.process.id())).unwrap();
         let mut files = open.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
         files.any(|file| file.starts_with(self.folder.path()))
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.server.log).unwrap()
     }
 
-    fn sources(&self) -> u64 {
+    pub(crate) fn sources(&self) -> u64 {
         self.server.execute("observer", "probe:sources", &json!({})).data().as_u64().unwrap()
     }
 
     /// Sessions that the worker has.
-    fn sessions(&self) -> u64 {
+    pub(crate) fn sessions(&self) -> u64 {
         let resources = self.server.get("/resources").body;
         let all = resources["resources"].as_array().unwrap().clone();
         all.iter().find(|one| one["resource"] == "probe").unwrap()["sessions"].as_u64().unwrap()
@@ -89,35 +88,35 @@ impl Place {
 }
 
 /// An answer whose body may be anything.
-struct Download {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub(crate) struct Download {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Download {
-    fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Self { status, head, body: bytes[end + 4..].to_vec() }
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
             key.eq_ignore_ascii_case(name).then_some(value)
         })
     }
 
-    fn is(&self, status: u16, body: &str) {
+    pub(crate) fn is(&self, status: u16, body: &str) {
         let found = String::from_utf8_lossy(&self.body);
         assert_eq!((self.status, &*found), (status, body), "{}", self.head);
     }
 }
 
 /// Sends the head of a request and leaves its body to the caller.
-fn begin(server: &Server, path: &str, headers: &str) -> TcpStream {
+pub(crate) fn begin(server: &Server, path: &str, headers: &str) -> TcpStream {
     let mut stream = server.connect();
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Worker-ID: w\r\nConnection: close\r\n{headers}\r\n");
@@ -126,7 +125,7 @@ fn begin(server: &Server, path: &str, headers: &str) -> TcpStream {
 }
 
 /// Leaves without a farewell, which would wait behind what the server has not taken.
-fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     let length = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap();
     #[expect(unsafe_code, reason = "a call without a safe wrapper")]
@@ -139,7 +138,7 @@ fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {
     let mut body = String::new();
     for (head, content) in parts {
         write!(body, "--XX\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n").unwrap();
@@ -148,659 +147,6 @@ fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {
     body.into_bytes()
 }
 
-const MULTIPART: (&str, &str) = ("Content-Type", "multipart/form-data; boundary=XX");
-const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-const HELLO_DIGEST: &str = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";
-
-#[test]
-fn an_upload_arrives_whichever_way_it_is_sent() {
-    let place = Place::new();
-    let saved = json!({ "bytes": 5, "sha256": HELLO_SHA256 });
-
-    let raw = place.call("POST", "/execute/probe:store?name=raw", &[("Content-Type", "text/plain")], b"hello");
-    assert_eq!(raw.data(), &saved);
-    let v1 = place.call("POST", "/api/v1/execute/store?name=v1&worker_id=w", &[], b"hello");
-    assert_eq!(v1.data(), &saved);
-
-    let mut stream = begin(&place.server, "/execute/probe:store?name=chunked", "Transfer-Encoding: chunked\r\n");
-    for piece in ["2\r\nhe\r\n", "3\r\nllo\r\n", "0\r\n\r\n"] {
-        stream.write_all(piece.as_bytes()).unwrap();
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(receive(&mut stream).data(), &saved);
-
-    let request = r#"{"worker_id": "w", "params": {"name": "parts"}, "trace_id": "t-1"}"#;
-    let body = multipart(&[("name=\"request\"", request), ("name=\"file\"; filename=\"a.txt\"", "hello")]);
-    let parts = place.server.raw("POST", "/execute/probe:store", &[MULTIPART], &body);
-    assert_eq!((parts.data(), &parts.body["meta"]["trace_id"]), (&saved, &json!("t-1")));
-
-    // Servers are to ignore a part's length, here one that is wrong.
-    let request = r#"{"worker_id": "w", "params": {"name": "lengths"}}"#;
-    let body = multipart(&[
-        ("name=\"request\"\r\nContent-Length: 9000", request),
-        ("name=\"file\"\r\nContent-Length: 2", "hello"),
-    ]);
-    assert_eq!(place.server.raw("POST", "/execute/probe:store", &[MULTIPART], &body).data(), &saved);
-
-    let params = json!({ "name": "base64", "file": "aGVsbG8=" });
-    assert_eq!(place.server.execute("w", "probe:store", &params).data(), &saved);
-
-    let mut names = place.names();
-    names.sort();
-    assert_eq!(names, ["base64", "chunked", "lengths", "parts", "raw", "v1"]);
-    assert!(names.iter().all(|name| place.get(name) == b"hello"));
-}
-
-#[test]
-fn what_is_known_of_an_upload_reaches_the_tool() {
-    let place = Place::new();
-    let headers = [("Content-Type", "text/csv"), ("Content-Disposition", "attachment; filename=\"../../x/table.csv\"")];
-    let seen = place.call("POST", "/execute/probe:measure", &headers, b"a,b").data().clone();
-    assert_eq!(
-        seen,
-        json!({ "bytes": 3, "pieces": 1, "declared": 3, "content_type": "text/csv", "file_name": "table.csv" })
-    );
-    let empty = place.call("POST", "/execute/probe:measure", &[("Content-Type", "text/csv")], b"");
-    assert_eq!(empty.data()["bytes"], 0);
-    let body = multipart(&[
-        ("name=\"request\"", "{}"),
-        ("name=\"file\"; filename=\"t.bin\"\r\nContent-Type: application/x-t", ""),
-    ]);
-    let parts = place.call("POST", "/execute/probe:measure", &[MULTIPART], &body).data().clone();
-    assert_eq!((&parts["file_name"], &parts["content_type"]), (&json!("t.bin"), &json!("application/x-t")));
-}
-
-#[test]
-fn an_optional_upload_may_be_left_out() {
-    let place = Place::new();
-    assert_eq!(place.call("POST", "/execute/probe:maybe", &[], b"").data(), "nothing");
-    assert_eq!(place.call("POST", "/execute/probe:maybe?times=2", &[], b"hi").data(), "hihi");
-    let body = multipart(&[("name=\"request\"", "{}")]);
-    assert_eq!(place.call("POST", "/execute/probe:maybe", &[MULTIPART], &body).data(), "nothing");
-    assert_eq!(place.server.execute("w", "probe:maybe", &json!({})).data(), "nothing");
-    assert_eq!(place.server.execute("w", "probe:maybe", &json!({ "file": "aGk=" })).data(), "hi");
-}
-
-#[test]
-fn a_checksum_is_held_to() {
-    let place = Place::new();
-    let right = place.call("POST", "/execute/probe:store?name=a", &[("Content-Digest", HELLO_DIGEST)], b"hello");
-    assert_eq!(right.data()["sha256"], HELLO_SHA256);
-    for path in ["/execute/probe:store?name=b", "/execute/probe:measure"] {
-        let wrong = place.call("POST", path, &[("Content-Digest", HELLO_DIGEST)], b"hallo");
-        assert_eq!((wrong.status, wrong.reason()), (400, "checksum"));
-    }
-    let other = place.call("POST", "/execute/probe:measure", &[("Content-Digest", "sha-512=:AAAA:")], b"hello");
-    assert!(other.body["meta"]["warnings"][0].as_str().unwrap().contains("sha-256"), "{other:?}");
-    let lines =
-        [("Content-Digest", "sha-512=:AAAA:"), ("Repr-Digest", "sha-1=:AA==:"), ("Content-Digest", HELLO_DIGEST)];
-    let listed = place.call("POST", "/execute/probe:measure", &lines, b"hallo");
-    assert_eq!((listed.status, listed.reason()), (400, "checksum"), "lines of one name are one list");
-    let none = place.call("POST", "/execute/probe:store?name=b", &[("Content-Digest", "sha-256=:x:")], b"hello");
-    assert_eq!(none.body["error"]["parameter"], "Content-Digest");
-    assert_eq!(place.names(), ["a"]);
-}
-
-#[test]
-fn an_upload_that_is_too_large_is_refused_and_leaves_nothing() {
-    let place = Place::with(&json!({ "upload_limit_mib": 1 }));
-    let large = vec![7; 1024 * 1024 + 1];
-    let known = place.call("POST", "/execute/probe:store?name=a", &[], &large);
-    assert_eq!((known.status, known.code()), (413, 4016));
-
-    let mut stream = begin(&place.server, "/execute/probe:store?name=a", "Transfer-Encoding: chunked\r\n");
-    stream.write_all(format!("{:x}\r\n", large.len()).as_bytes()).unwrap();
-    stream.write_all(&large).unwrap();
-    let unknown = receive(&mut stream);
-    assert_eq!((unknown.status, unknown.code()), (413, 4016));
-
-    let text = "x".repeat(1024 * 1024 + 1);
-    let body = multipart(&[("name=\"request\"", r#"{"params":{"name":"a"}}"#), ("name=\"file\"", &text)]);
-    let part = place.call("POST", "/execute/probe:store", &[MULTIPART], &body);
-    assert_eq!((part.status, part.code()), (413, 4016));
-
-    let fits = place.call("POST", "/execute/probe:store?name=fits", &[], &large[1..]);
-    assert_eq!(fits.data()["bytes"], 1024 * 1024);
-    until("only what fits is there", || place.names() == ["fits"]);
-}
-
-#[test]
-fn an_upload_that_is_cut_off_leaves_nothing() {
-    let place = Place::new();
-    let request = "--XX\r\nContent-Disposition: form-data; name=\"request\"\r\n\r\n{\"params\":{\"name\":\"a\"}}\r\n\
-                   --XX\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nhalf";
-    let multipart = format!("Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: {}\r\n", request.len());
-    let cases = [
-        ("/execute/probe:store?name=a", "Content-Length: 1000000\r\n", "half"),
-        ("/execute/probe:store_in?name=a", "Content-Length: 1000000\r\n", "half"),
-        ("/execute/probe:store_in?name=a", "Transfer-Encoding: chunked\r\n", "4\r\nhalf\r\n"),
-        ("/execute/probe:store", &*multipart, request),
-    ];
-    for (index, (path, headers, body)) in cases.into_iter().enumerate() {
-        let mut stream = begin(&place.server, path, headers);
-        stream.write_all(body.as_bytes()).unwrap();
-        if index < 3 {
-            until("the upload has begun", || place.is_open());
-            // Also without a word of farewell.
-            let _ = stream.shutdown(if index == 0 { Shutdown::Write } else { Shutdown::Both });
-            drop(stream);
-        } else {
-            let reply = receive(&mut stream);
-            assert_eq!((reply.status, reply.reason()), (400, "upload_cut"));
-        }
-        until("nothing is left of it", || !place.is_open() && place.names().is_empty() && place.sessions() == 0);
-    }
-    assert_eq!(place.server.counts()["initialized"], 2);
-    until("the sessions are cleaned up", || place.server.counts()["ended"]["call_ended"] == 2);
-}
-
-#[test]
-fn an_upload_to_a_server_that_is_killed_leaves_nothing() {
-    let mut place = Place::new();
-    place.put("a", b"old");
-    let mut stream = begin(&place.server, "/execute/probe:store?name=a", "Content-Length: 10000000\r\n");
-    stream.write_all(&vec![7; 2_000_000]).unwrap();
-    until("the upload has begun", || place.is_open());
-    place.server.process.kill().unwrap();
-    place.server.process.wait().unwrap();
-    assert_eq!((place.names(), place.get("a")), (vec!["a".to_owned()], b"old".to_vec()));
-}
-
-#[test]
-fn a_client_that_leaves_while_it_is_held_back_is_noticed() {
-    // A tool that never reads, and one that reads what there is afterwards, and is told why there is no more.
-    for read in ["wait_ms=60000", "wait_ms=1500"] {
-        let place = Place::new();
-        let path = format!("/execute/probe:measure?{read}");
-        let mut stream = begin(&place.server, &path, "Content-Length: 209715200\r\n");
-        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-        let piece = vec![0; 1024 * 1024];
-        until("it is held back", || stream.write(&piece).is_err());
-        let ended = || place.log().lines().any(|line| line.contains("probe:measure") && line.contains("code="));
-        assert!(!ended());
-        reset(stream);
-        until("its call is over", ended);
-        assert!(place.log().contains("code=5020"), "{}", place.log());
-    }
-}
-
-#[test]
-fn what_comes_slowly_in_a_large_upload_is_read_at_once() {
-    let place = Place::new();
-    let few = 3 * 1024 * 1024 + 10;
-    let path = format!("/execute/probe:measure?most_bytes={few}");
-    let mut stream = begin(&place.server, &path, "Content-Length: 100000000\r\n");
-    stream.write_all(&vec![0; few - 10]).unwrap();
-    for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(60));
-        stream.write_all(&[0]).unwrap();
-    }
-    assert_eq!(receive(&mut stream).data()["bytes"], few);
-
-    // The connection is as it was for what comes after: here all but the head of the request is in one large part.
-    let mut stream = place.server.connect();
-    let padding = " ".repeat(2 * 1024 * 1024);
-    let large = multipart(&[
-        ("name=\"request\"", &format!("{{\"params\":{{}}{padding}}}")),
-        ("name=\"file\"", &"x".repeat(few)),
-    ]);
-    for (content_type, body, bytes) in
-        [(MULTIPART.1, &*large, few), ("text/plain", b"hello", 5), (MULTIPART.1, &*large, few)]
-    {
-        let head = format!(
-            "Host: 127.0.0.1\r\nX-Worker-ID: w\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        stream.write_all(format!("POST /execute/probe:measure HTTP/1.1\r\n{head}\r\n").as_bytes()).unwrap();
-        let (most, last) = body.split_at(body.len() - 3);
-        stream.write_all(most).unwrap();
-        std::thread::sleep(Duration::from_millis(200));
-        stream.write_all(last).unwrap();
-        let mut answer = [0; 4096];
-        let read = stream.read(&mut answer).unwrap();
-        assert!(String::from_utf8_lossy(&answer[..read]).contains(&format!("\"bytes\":{bytes},")));
-    }
-}
-
-#[test]
-fn a_tool_that_reads_slowly_holds_the_client_back() {
-    let place = Place::new();
-    place.call("POST", "/execute/probe:measure", &[], &vec![0; 100_000]).data();
-    for path in ["/execute/probe:measure?wait_ms=60000", "/execute/probe:measure?pause_ms=50"] {
-        let mut stream = begin(&place.server, path, "Content-Length: 209715200\r\n");
-        let before = place.rss_kib();
-        let mut most = before;
-        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-        let (piece, mut sent, mut held) = (vec![0; 1024 * 1024], 0, 0);
-        while sent < 200 * 1024 * 1024 && held < 20 {
-            match stream.write(&piece) {
-                Ok(written) => sent += written,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => held += 1,
-                Err(error) => panic!("{error}"),
-            }
-            most = most.max(place.rss_kib());
-        }
-        assert!(held == 20 && sent < 100 * 1024 * 1024, "{sent} bytes were taken");
-        assert!(most < before + 8 * 1024, "{before} KiB grew to {most} KiB");
-    }
-}
-
-#[test]
-fn a_download_says_what_it_is() {
-    let place = Place::new();
-    place.put("f", b"hello");
-    let all = place.download("GET", "/execute/probe:load?name=f&download=a.txt", &[("X-Trace-ID", "t-7")]);
-    all.is(200, "hello");
-    let header = |name| all.header(name).unwrap_or_default();
-    assert_eq!(header("content-type"), "text/plain");
-    assert_eq!(header("content-length"), "5");
-    assert_eq!(header("content-disposition"), "attachment; filename=\"a.txt\"");
-    assert_eq!((header("accept-ranges"), header("x-trace-id")), ("bytes", "t-7"));
-    assert_eq!(header("x-content-type-options"), "nosniff");
-    assert!(header("etag").starts_with('"') && header("last-modified").ends_with("GMT"), "{}", all.head);
-    assert!(header("x-execution-time-ms").parse::<f64>().is_ok());
-
-    let posted = place.download("POST", "/execute/probe:load?name=f", &[]);
-    posted.is(200, "hello");
-    let memory = place.download("GET", "/execute/probe:say?text=hello", &[]);
-    memory.is(200, "hello");
-    assert_eq!(memory.header("repr-digest"), Some(HELLO_DIGEST));
-
-    let head = place.download("HEAD", "/execute/probe:load?name=f", &[("Range", "bytes=1-2")]);
-    head.is(200, "");
-    assert_eq!((head.header("content-length"), head.header("etag")), (Some("5"), Some(header("etag"))));
-    place.put("empty", b"");
-    place.download("GET", "/execute/probe:load?name=empty", &[]).is(200, "");
-    place.download("HEAD", "/execute/probe:drip?bytes=10", &[]).is(200, "");
-    let embedded = place.call("GET", "/execute/probe:load?name=f", &[("Sec-Fetch-Site", "cross-site")], b"");
-    assert_eq!((embedded.status, embedded.reason()), (403, "origin"));
-    let none = place.call("GET", "/execute/probe:load?name=missing", &[], b"");
-    assert_eq!((none.status, none.code()), (404, 4014));
-    assert!(!none.body.to_string().contains(place.folder.path().to_str().unwrap()));
-}
-
-#[test]
-fn a_part_of_a_download_can_be_asked_for() {
-    let place = Place::new();
-    place.put("f", b"0123456789");
-    for path in ["/execute/probe:load?name=f", "/execute/probe:say?text=0123456789"] {
-        let get = |headers: &[(&str, &str)]| place.download("GET", path, headers);
-        let etag = get(&[]).header("etag").unwrap().to_owned();
-        for (range, content, named) in [
-            ("bytes=0-3", "0123", "bytes 0-3/10"),
-            ("bytes=4-6", "456", "bytes 4-6/10"),
-            ("bytes=-2", "89", "bytes 8-9/10"),
-            ("bytes=7-", "789", "bytes 7-9/10"),
-            ("bytes=7-100", "789", "bytes 7-9/10"),
-        ] {
-            let part = get(&[("Range", range)]);
-            part.is(206, content);
-            assert_eq!(part.header("content-range"), Some(named));
-            assert_eq!(part.header("content-length"), Some(&*content.len().to_string()));
-        }
-        get(&[("Range", "bytes=0-1,3-4")]).is(200, "0123456789");
-        place.download("POST", path, &[("Range", "bytes=4-6")]).is(200, "0123456789");
-        get(&[("Range", "bytes=4-6"), ("If-Range", &etag)]).is(206, "456");
-        get(&[("Range", "bytes=4-6"), ("If-Range", "\"other\"")]).is(200, "0123456789");
-        let outside = get(&[("Range", "bytes=10-")]);
-        assert_eq!((outside.status, outside.header("content-range")), (416, Some("bytes */10")));
-        assert_eq!(serde_json::from_slice::<Value>(&outside.body).unwrap()["error"]["parameter"], "Range");
-        get(&[("If-None-Match", &etag)]).is(304, "");
-        get(&[("If-None-Match", "\"other\"")]).is(200, "0123456789");
-    }
-    let file = place.download("GET", "/execute/probe:load?name=f", &[]);
-    let modified = file.header("last-modified").unwrap();
-    place.download("GET", "/execute/probe:load?name=f", &[("If-Modified-Since", modified)]).is(304, "");
-    let range = [("Range", "bytes=4-6"), ("If-Range", modified)];
-    place.download("GET", "/execute/probe:load?name=f", &range).is(206, "456");
-}
-
-#[test]
-fn a_large_download_is_whole_and_its_parts_are_right() {
-    let place = Place::new();
-    let content: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()[..1].to_vec()).collect();
-    place.put("f", &content);
-    let all = place.download("GET", "/execute/probe:load?name=f", &[]);
-    assert!(all.body == content);
-    let part = place.download("GET", "/execute/probe:load?name=f", &[("Range", "bytes=1000001-2900000")]);
-    assert!(part.status == 206 && part.body == content[1_000_001..=2_900_000]);
-    let back = place.server.raw("POST", "/execute/probe:store?name=g", &[WORKER], &content);
-    assert_eq!(back.data()["bytes"], 3_000_000);
-    assert!(place.get("g") == content);
-}
-
-#[test]
-fn bytes_travel_as_base64_in_json() {
-    let place = Place::new();
-    let content = json!({ "content": "aGVsbG8=", "content_type": "text/html", "length": 5, "sha256": HELLO_SHA256 });
-    let params = json!({ "text": "hello" });
-    assert_eq!(place.server.execute("w", "probe:say", &params).data(), &content);
-    let nested = json!({ "action": "probe:say", "params": params });
-    assert_eq!(place.server.execute("w", "probe:nest", &nested).data(), &content);
-    let action = json!({ "action": "probe:say", "params": params });
-    let batch = place.server.post("/execute/batch", &json!({ "worker_id": "w", "actions": [action] }));
-    assert_eq!(&batch.data()["results"][0]["data"], &content);
-    let odd = place.server.execute("w", "probe:echo", &json!({ "file": "AAECAw==" }));
-    assert_eq!(odd.data()["content"], "AAECAw==");
-
-    let bad = place.server.execute("w", "probe:echo", &json!({ "file": "no base64!" }));
-    assert_eq!((bad.status, &bad.body["error"]["parameter"]), (400, &json!("file")));
-    let large = place.server.execute("w", "probe:drip", &json!({ "bytes": 8 * 1024 * 1024 + 1 }));
-    assert_eq!((large.status, large.code()), (413, 4016));
-    assert!(large.body["message"].as_str().unwrap().contains("Accept: application/octet-stream"));
-    let fits = place.server.execute("w", "probe:drip", &json!({ "bytes": 8 * 1024 * 1024 }));
-    assert_eq!(fits.data()["length"], 8 * 1024 * 1024);
-    until("the session went with the call", || place.sessions() == 0);
-}
-
-#[test]
-fn execute_answers_bytes_to_who_prefers_them() {
-    let place = Place::new();
-    let body = json!({ "worker_id": "w", "action": "probe:say", "params": { "text": "hello" } }).to_string();
-    let ask = |accept: &str, body: &str| {
-        let mut stream = place.server.connect();
-        let headers = [("Content-Type", "application/json"), ("Accept", accept)];
-        send(&mut stream, "POST", "/execute", &headers, body.as_bytes());
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        Download::of(&bytes)
-    };
-    ask("application/octet-stream", &body).is(200, "hello");
-    for accept in ["*/*", "application/json, application/octet-stream"] {
-        let reply: Value = serde_json::from_slice(&ask(accept, &body).body).unwrap();
-        assert_eq!(reply["data"]["content"], "aGVsbG8=");
-    }
-    let odd = ask("application/octet-stream", &body.replace("\"worker_id\"", "\"wörker\":1,\"worker_id\""));
-    odd.is(200, "hello");
-    assert!(odd.header("x-warning").unwrap().contains("unknown field `w?rker` is ignored"), "{}", odd.head);
-    let json = body.replace("probe:say", "probe:nothing");
-    assert_eq!(ask("application/octet-stream", &json).status, 400);
-    let kept = body.replace("\"worker_id\"", "\"idempotency_key\":\"k\",\"worker_id\"");
-    let refused = ask("application/octet-stream", &kept);
-    assert!(refused.status == 400 && String::from_utf8_lossy(&refused.body).contains("idempotency_key"));
-}
-
-#[test]
-fn a_temporary_session_lives_until_the_last_byte() {
-    let place = Place::new();
-    let mut stream = place.server.connect();
-    send(&mut stream, "GET", "/execute/probe:drip?bytes=40000000", &[WORKER], b"");
-    let mut first = [0; 1000];
-    stream.read_exact(&mut first).unwrap();
-    assert_eq!(place.sources(), 1);
-    assert!(place.server.counts()["ended"].as_object().unwrap().is_empty(), "its session is needed");
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).unwrap();
-    assert!(rest.ends_with(b"0\r\n\r\n"), "the end is told");
-    until("the session is cleaned up", || place.server.counts()["ended"]["call_ended"] == 1);
-    assert_eq!((place.sources(), place.sessions()), (0, 0));
-}
-
-#[test]
-fn a_client_that_leaves_drops_the_source() {
-    let place = Place::new();
-    let before = place.rss_kib();
-    let mut stream = place.server.connect();
-    send(&mut stream, "GET", "/execute/probe:drip", &[WORKER], b"");
-    let mut first = [0; 1000];
-    stream.read_exact(&mut first).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(place.sources(), 1);
-    assert!(place.rss_kib() < before + 16 * 1024, "what nobody reads is not made");
-    drop(stream);
-    until("the source is dropped", || place.sources() == 0);
-    until("the session is cleaned up", || place.server.counts()["ended"]["call_ended"] == 1);
-}
-
-#[test]
-fn a_download_ends_when_no_call_may_take_longer() {
-    let place = Place::with(&json!({ "default_timeout_seconds": 1, "max_timeout_seconds": 1 }));
-    let began = std::time::Instant::now();
-    let cut = place.download("GET", "/execute/probe:drip?pause_ms=20", &[]);
-    assert!(cut.status == 200 && !cut.body.ends_with(b"0\r\n\r\n"), "no end is told");
-    assert!(began.elapsed() >= Duration::from_secs(1), "not before");
-    until("the source is dropped", || place.sources() == 0 && place.sessions() == 0);
-}
-
-#[test]
-fn a_download_is_a_run_until_its_last_byte_and_can_be_cancelled() {
-    let place = Place::new();
-    let runs = || place.call("GET", "/runs", &[], b"").data()["runs"].clone();
-    for cancelled in [true, false] {
-        let mut stream = place.server.connect();
-        let path = if cancelled { "/execute/probe:drip?pause_ms=10" } else { "/execute/probe:drip?bytes=40000000" };
-        send(&mut stream, "GET", path, &[WORKER], b"");
-        let mut first = [0; 1000];
-        stream.read_exact(&mut first).unwrap();
-        let run = runs()[0].clone();
-        assert_eq!((&run["tool"], &run["state"]), (&json!("probe:drip"), &json!("running")));
-        let id = run["run_id"].as_str().unwrap();
-        if cancelled {
-            let body = json!({ "worker_id": "w" });
-            assert_eq!(place.server.post(&format!("/runs/{id}/cancel"), &body).data()["cancelled"], true);
-        }
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).unwrap();
-        assert_eq!(rest.ends_with(b"0\r\n\r\n"), !cancelled);
-        until("nothing is left of it", || place.sources() == 0 && place.sessions() == 0);
-        let state = if cancelled { "cancelled" } else { "succeeded" };
-        until("the run is over", || runs()[0]["run_id"] == id && runs()[0]["state"] == state);
-    }
-}
-
-#[test]
-fn a_download_that_began_in_the_grace_of_its_call_can_be_cancelled() {
-    let place = Place::new();
-    let mut stream = place.server.connect();
-    send(&mut stream, "GET", "/execute/probe:drip_late", &[WORKER, ("X-Timeout-Seconds", "1")], b"");
-    let mut first = [0; 1000];
-    stream.read_exact(&mut first).unwrap();
-    let run = place.call("GET", "/runs", &[], b"").data()["runs"][0].clone();
-    assert_eq!(run["state"], "running");
-    let id = run["run_id"].as_str().unwrap();
-    let cancel = place.server.post(&format!("/runs/{id}/cancel"), &json!({ "worker_id": "w" }));
-    assert_eq!(cancel.data()["cancelled"], true);
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).unwrap();
-    until("the source is dropped", || place.sources() == 0);
-    assert_eq!(place.call("GET", "/runs", &[], b"").data()["runs"][0]["state"], "cancelled");
-}
-
-#[test]
-fn the_log_has_one_event_of_a_download_with_all_its_bytes() {
-    let place = Place::new();
-    place.put("f", &vec![7; 1_000_000]);
-    place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "file")]);
-    place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "part"), ("Range", "bytes=0-9")]);
-    place.download("HEAD", "/execute/probe:load?name=f", &[("X-Trace-ID", "head")]);
-    place.download("GET", "/execute/probe:load?name=f", &[("X-Trace-ID", "none"), ("Range", "bytes=1000000-")]);
-    place.download("GET", "/execute/probe:say?text=hello", &[("X-Trace-ID", "memory")]);
-    place.download("GET", "/execute/probe:drip?bytes=10&declared=20", &[("X-Trace-ID", "cut")]);
-    for (trace, tool, code, bytes) in [
-        ("file", "probe:load", 0, 1_000_000),
-        ("part", "probe:load", 0, 10),
-        ("head", "probe:load", 0, 0),
-        ("none", "probe:load", 4000, 0),
-        ("memory", "probe:say", 0, 5),
-        ("cut", "probe:drip", 5000, 10),
-    ] {
-        let of = |line: &&str| line.contains(&format!("trace=\"{trace}\""));
-        until("the log has it", || place.log().lines().any(|line| of(&line)));
-        let log = place.log();
-        let lines: Vec<_> = log.lines().filter(of).collect();
-        let parts = [format!("tool=\"{tool}\""), format!("code={code} "), "worker=\"w\"".into()];
-        assert!(
-            lines.len() == 1
-                && lines[0].trim_end().ends_with(&format!(" bytes={bytes}"))
-                && parts.iter().all(|part| lines[0].contains(part)),
-            "{lines:?}"
-        );
-    }
-}
-
-#[test]
-fn a_download_that_fails_is_not_taken_for_whole() {
-    let place = Place::new();
-    // Without a length the last chunk is missing, with one the last bytes are.
-    for path in ["/execute/probe:drip?bytes=10&declared=20", "/execute/probe:drip?bytes=30&declared=20"] {
-        let cut = place.download("GET", path, &[]);
-        assert_eq!((cut.status, cut.header("content-length")), (200, Some("20")));
-        assert!(cut.body.len() < 20);
-    }
-    place.server.create("w", &json!({}));
-    let mut stream = place.server.connect();
-    send(&mut stream, "GET", "/execute/probe:drip?pause_ms=10", &[WORKER], b"");
-    let mut first = [0; 1000];
-    stream.read_exact(&mut first).unwrap();
-    place.server.post("/session/destroy", &json!({ "worker_id": "w", "resource_type": "probe" })).data();
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).unwrap();
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "no end is told");
-    until("the session is cleaned up", || place.server.counts()["ended"]["destroyed"] == 1 && place.sources() == 0);
-}
-
-#[test]
-fn an_upload_can_be_a_download() {
-    let place = Place::new();
-    let content = vec![42; 1_000_000];
-    let mut stream = place.server.connect();
-    let body = content.clone();
-    let mut writer = stream.try_clone().unwrap();
-    let writing = std::thread::spawn(move || send(&mut writer, "POST", "/execute/probe:echo", &[WORKER], &body));
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    writing.join().unwrap();
-    let back = Download::of(&bytes);
-    assert_eq!((back.status, back.header("content-length")), (200, Some("1000000")));
-    assert!(back.body == content);
-}
-
-#[test]
-fn a_mistake_is_named() {
-    let place = Place::with(&json!({ "upload_limit_mib": 1 }));
-    let parameter = |reply: &Reply| reply.body["error"]["parameter"].as_str().unwrap_or_default().to_owned();
-    let wrong = place.call("POST", "/execute/probe:measure?pause_ms=soon", &[], b"hello");
-    assert_eq!((wrong.status, &*parameter(&wrong)), (400, "pause_ms"));
-    let unknown = place.call("POST", "/execute/probe:measure?pause=1", &[], b"hello");
-    assert!(unknown.body["message"].as_str().unwrap().contains("did you mean `pause_ms`?"), "{unknown:?}");
-    let twice = place.call("POST", "/execute/probe:measure?file=aGk%3D", &[], b"hello");
-    assert_eq!((twice.status, &*parameter(&twice)), (400, "file"));
-    let again = place.call("POST", "/execute/probe:measure?wait_ms=1&wait_ms=2", &[], b"hello");
-    assert_eq!((again.status, &*parameter(&again)), (400, "wait_ms"));
-    let none = place.call("POST", "/execute/probe:measure", &[], b"");
-    assert_eq!((none.status, none.code(), &*parameter(&none)), (400, 4003, "file"));
-    let taken = place.call("POST", "/execute/probe:say?text=a", &[("Content-Type", "text/plain")], b"hello");
-    assert_eq!((taken.status, taken.code()), (415, 4017));
-    let json = place.call("POST", "/execute/probe:say", &[("Content-Type", "application/json")], br#"{"text":"a"}"#);
-    assert_eq!(json.status, 200);
-    let missing = place.call("POST", "/execute/probe:nothing", &[], b"hello");
-    assert_eq!((missing.status, missing.reason()), (400, "unknown_tool"));
-    let nobody = place.server.raw("POST", "/execute/probe:measure", &[], b"hello");
-    assert_eq!((nobody.status, &*parameter(&nobody)), (400, "X-Worker-ID"));
-    let two = place.call("POST", "/execute/probe:measure", &[("X-Worker-ID", "v")], b"hello");
-    assert_eq!((two.status, &*parameter(&two)), (400, "X-Worker-ID"));
-    let writes = place.call("GET", "/execute/probe:store?name=a", &[], b"");
-    assert_eq!((writes.status, writes.code()), (405, 4015));
-    assert!(writes.head.to_lowercase().contains("\r\nallow: post"), "{}", writes.head);
-    let method = place.call("PUT", "/execute/probe:store?name=a", &[], b"hello");
-    assert_eq!((method.status, method.code()), (405, 4015));
-    let packed = place.call("POST", "/execute/probe:store?name=a", &[("Content-Encoding", "gzip")], b"hello");
-    assert_eq!((packed.status, packed.code()), (415, 4017));
-    let kept = place.call("POST", "/execute/probe:store?name=a", &[("Idempotency-Key", "k")], b"hello");
-    assert_eq!((kept.status, &*parameter(&kept)), (400, "Idempotency-Key"));
-    for (header, value) in [("X-Timeout-Seconds", "soon"), ("X-Session-Mode", "some"), ("X-Session-ID", "\u{1}")] {
-        let bad = place.call("POST", "/execute/probe:store?name=a", &[(header, value)], b"hello");
-        assert_eq!(bad.status, 400, "{header}");
-    }
-    for parts in [
-        &[("name=\"file\"", "hello"), ("name=\"request\"", "{}")][..],
-        &[("name=\"request\"", "{}"), ("name=\"other\"", "hello")],
-        &[
-            ("name=\"request\"", "{\"params\":{\"name\":\"a\"}}"),
-            ("name=\"file\"", "hello"),
-            ("name=\"more\"", "hello"),
-        ],
-        &[("name=\"request\"", "no json"), ("name=\"file\"", "hello")],
-        &[],
-    ] {
-        let reply = place.call("POST", "/execute/probe:store", &[MULTIPART], &multipart(parts));
-        assert_eq!((reply.status, reply.code()), (400, 4002), "{parts:?}: {reply:?}");
-    }
-    until("nothing was stored", || place.names().is_empty());
-}
-
-#[test]
-fn an_upload_may_take_long_and_its_call_may_not_wait_long() {
-    let place = Place::with(&json!({ "default_timeout_seconds": 0.5 }));
-    let mut stream = begin(&place.server, "/execute/probe:measure", "Content-Length: 3\r\n");
-    for byte in [b"a", b"b", b"c"] {
-        std::thread::sleep(Duration::from_millis(300));
-        stream.write_all(byte).unwrap();
-    }
-    assert_eq!(receive(&mut stream).data()["bytes"], 3);
-    place.server.create("w", &json!({})).data();
-    std::thread::scope(|scope| {
-        let busy = || {
-            place.server.post("/session/list", &json!({ "worker_id": "w" })).data()["sessions"][0]["status"] == "busy"
-        };
-        let held = scope
-            .spawn(|| place.server.execute_with("w", "probe:hold", &json!({ "ms": 2000 }), &json!({ "timeout": 10 })));
-        until("the session is held", busy);
-        let waits = place.call("POST", "/execute/probe:store_in?name=a", &[], b"hello");
-        assert_eq!((waits.status, waits.code(), &waits.body["meta"]["executed"]), (504, 5006, &json!(false)));
-        held.join().unwrap().data();
-    });
-}
-
-#[test]
-fn a_body_that_is_left_before_its_end_ends_its_connection() {
-    let place = Place::new();
-    let whole = multipart(&[("name=\"request\"", r#"{"params":{"name":"a"}}"#), ("name=\"file\"", "hello")]);
-    let request = multipart(&[("name=\"request\"", "{}")]);
-    // Long after the tool has let go of it, the rest is still there.
-    let dismissed = multipart(&[("name=\"request\"", r#"{"params":{"ms":1500}}"#), ("name=\"file\"", "hello")]);
-    for (path, body, status) in [
-        ("/execute/probe:store", &*whole, 200),
-        ("/execute/probe:maybe", &request, 200),
-        ("/execute/probe:nothing", &whole, 400),
-        ("/execute/probe:dismiss", &dismissed, 200),
-    ] {
-        let mut stream = place.server.connect();
-        let head = "Host: 127.0.0.1\r\nX-Worker-ID: w\r\nTransfer-Encoding: chunked\r\nContent-Type";
-        stream
-            .write_all(
-                format!("POST {path} HTTP/1.1\r\n{head}: {}\r\n\r\n{:x}\r\n", MULTIPART.1, body.len()).as_bytes(),
-            )
-            .unwrap();
-        stream.write_all(body).unwrap();
-        // The last chunk never comes; the connection is closed all the same.
-        let reply = receive(&mut stream);
-        assert_eq!(reply.status, status, "{path}: {reply:?}");
-    }
-}
-
-#[test]
-fn content_of_many_line_breaks_costs_no_more_than_other_content() {
-    let place = Place::new();
-    let content = "\r\n--".repeat(500_000);
-    let body = multipart(&[("name=\"request\"", r#"{"params":{"name":"a"}}"#), ("name=\"file\"", &content)]);
-    let before = place.rss_kib();
-    assert_eq!(place.call("POST", "/execute/probe:store", &[MULTIPART], &body).data()["bytes"], 2_000_000);
-    assert!(place.rss_kib() < before + 32 * 1024, "{before} KiB grew to {} KiB", place.rss_kib());
-    assert!(place.get("a") == content.as_bytes());
-}
-
-#[test]
-fn a_session_is_chosen_by_headers() {
-    let place = Place::new();
-    let required = place.call("POST", "/execute/probe:store_in?name=a", &[("X-Session-Mode", "require")], b"hello");
-    assert_eq!((required.status, required.code()), (409, 4007));
-    let id = place.server.create("w", &json!({})).data()["session_id"].as_str().unwrap().to_owned();
-    for header in [("X-Session-ID", &*id), ("X-Session-Mode", "require"), ("X-Session", "default")] {
-        let stored = place.call("POST", "/execute/probe:store_in?name=a", &[header], b"hello");
-        assert_eq!((stored.data()["bytes"].as_u64(), &stored.body["meta"]["session_id"]), (Some(5), &json!(id)));
-    }
-    assert_eq!(place.server.execute("w", "probe:total", &json!({})).data(), 3);
-    let late = place.call("POST", "/execute/probe:measure?wait_ms=5000", &[("X-Timeout-Seconds", "0.2")], b"hello");
-    assert_eq!((late.status, late.code()), (504, 5006));
-}
+pub(crate) const MULTIPART: (&str, &str) = ("Content-Type", "multipart/form-data; boundary=XX");
+pub(crate) const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+pub(crate) const HELLO_DIGEST: &str = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";

@@ -1,16 +1,17 @@
 //! The one integration binary: every test talks to a server process of its own over HTTP.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on has failed, and shows the log")]
 
+mod bytes;
 mod events;
 mod harness;
 
 mod admission;
 mod batch;
-mod bytes;
 mod cli;
 mod cli_runs;
 mod client;
 mod control;
+mod downloads;
 mod golden;
 mod idempotency;
 mod limits;
@@ -21,3 +22,4 @@ mod sessions;
 mod shell;
 mod shutdown;
 mod streams;
+mod uploads;

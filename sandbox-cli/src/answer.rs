@@ -16,12 +16,13 @@ pub(crate) fn show(answer: &Envelope, json: bool, server: &Server) -> ExitCode {
         Some(data) => print::json(data),
         None => Ok(()),
     };
+    let failed = if answer.meta.executed { FAILED } else { NOT_RUN };
     let code = if answer.success {
         ExitCode::SUCCESS
     } else if json {
-        ExitCode::from(FAILED)
+        ExitCode::from(failed)
     } else {
-        print::errors(&failure(answer, server), FAILED)
+        print::errors(&failure(answer, server), failed)
     };
     print::exit(printed, code)
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write},
+    time::{Duration, Instant},
 };
 
 use anstyle::Style;
@@ -25,6 +26,9 @@ const PLAIN: Style = Style::new();
 /// A line that does not end is shown in pieces of this size above a bar.
 const MAX_HELD_BYTES: usize = 8 * 1024;
 
+/// How often a program is told how far a tool is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 /// Shows the events of a run.
 pub(crate) struct Live {
     to: To,
@@ -34,6 +38,8 @@ pub(crate) struct Live {
     outputs: BTreeMap<(Option<u32>, String), Output>,
     /// Whether the cursor is behind text.
     mid_line: bool,
+    /// When a program was last told of progress.
+    told: Option<Instant>,
 }
 
 /// Where to, and so in which form.
@@ -78,7 +84,7 @@ impl Live {
             false if args.live => To::Program,
             false => To::Nobody,
         };
-        Self { to, bar: None, outputs: BTreeMap::new(), mid_line: false }
+        Self { to, bar: None, outputs: BTreeMap::new(), mid_line: false, told: None }
     }
 
     /// Shows an event; what cannot be written is left out.
@@ -89,6 +95,7 @@ impl Live {
         match event {
             RunEvent::Output(output) => self.output(output),
             RunEvent::Progress(progress) if self.to == To::Terminal => self.progress(progress),
+            RunEvent::Progress(progress) => self.tell(progress),
             RunEvent::Item(item) if item.answer.success => self.note(&format!("action {} succeeded", item.index)),
             RunEvent::Item(item) => {
                 let text = format!("action {} failed: {}: {}", item.index, item.answer.code, item.answer.message);
@@ -142,6 +149,18 @@ impl Live {
         };
         let lines: String = output.held.drain(..end).collect();
         self.lines(&lines, style);
+    }
+
+    /// Progress as a line, where there is no bar: not more often than is of use, but the end in any case.
+    fn tell(&mut self, event: &ProgressEvent<'_>) {
+        let over = event.total == Some(event.done);
+        if !over && self.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let total = event.total.map_or_else(String::new, |total| format!("/{total}"));
+        let message = event.message.as_deref().map_or_else(String::new, |message| format!(" {message}"));
+        self.note(&format!("{}{total}{message}", event.done));
     }
 
     fn progress(&mut self, event: &ProgressEvent<'_>) {

@@ -37,9 +37,9 @@ fn exec_exits_by_what_happened() {
     let echo = cli(&["exec", "util:echo", "{\"message\": \"a=b\"}"]);
     assert_eq!((echo.status.code(), stdout(&echo)), (Some(0), json!({ "message": "a=b" })));
     let failed = cli(&["exec", "util:echo", "--json"]);
-    assert_eq!((failed.status.code(), stdout(&failed)["code"].as_u64()), (Some(1), Some(4003)));
+    assert_eq!((failed.status.code(), stdout(&failed)["code"].as_u64()), (Some(2), Some(4003)));
     let unknown = cli(&["exec", "util:ecko", "message=m"]);
-    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("util:echo"), "{unknown:?}");
     assert!(!String::from_utf8_lossy(&unknown.stderr).contains('\x1b'), "no colours in a pipe");
     for not_run in [
@@ -224,7 +224,7 @@ fn what_is_wrong_with_the_server_is_said_in_words_of_the_command_line() {
     let url = format!("http://{}", server.address);
     let file = config(&json!({}));
     for (args, code, expected) in [
-        (&["exec", "probe:add", "--server", &url][..], 1, "--token or SANDBOX_TOKEN"),
+        (&["exec", "probe:add", "--server", &url][..], 2, "--token or SANDBOX_TOKEN"),
         (&["sessions", "--server", &url], 1, "--token or SANDBOX_TOKEN"),
         (&["sessions", "--server", &url, "--token", "wrong"], 1, "does not know the token"),
         (&["sessions", "--server", "127.0.0.1:1"], 2, "such as http://127.0.0.1:18890"),

@@ -66,7 +66,11 @@ fn in_a_pipe_there_is_the_result_alone_unless_more_is_asked_for() {
         assert_eq!((output.status.code(), &*output.stdout, &*stderr(&output)), (Some(0), &b"48\n"[..], said));
     }
     let output = cli(&["exec", "probe:steps", "to=3", "--live"]);
-    assert_eq!((&*output.stdout, &*stderr(&output)), (&b"3\n"[..], ""), "a bar is for a terminal");
+    assert_eq!(
+        (&*output.stdout, stderr(&output).lines().last()),
+        (&b"3\n"[..], Some("3/3 steps")),
+        "a bar is for a terminal"
+    );
     let output = cli(&["exec", "probe:talk", "lines=1", "--live", "--json"]);
     assert_eq!((&stdout(&output)["data"], stderr(&output).lines().count()), (&json!(16), 1));
     let output = cli(&["exec", "probe:talk_and_fail", "--live"]);
@@ -139,7 +143,7 @@ fn what_is_wrong_with_a_run_is_said_and_told_by_the_exit_code() {
         (&["runs", "show", "run_1", "--server", &url, "--token", "secret"], 1, "no run `run_1`"),
         (&["runs", "follow", "run_1", "--server", &url, "--token", "secret"], 1, "no run `run_1`"),
         (&["runs", "cancel", "run_1", "--server", &url, "--token", "secret"], 1, "no run `run_1`"),
-        (&["exec", "probe:nothing", "--detach", "--server", &url, "--token", "secret"], 1, "probe:nothing"),
+        (&["exec", "probe:nothing", "--detach", "--server", &url, "--token", "secret"], 2, "probe:nothing"),
     ] {
         let output = cli(args);
         assert_eq!((output.status.code(), &*output.stdout), (Some(code), &b""[..]), "{args:?}: {output:?}");

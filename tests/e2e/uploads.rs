@@ -35,6 +35,10 @@ fn an_upload_arrives_whichever_way_it_is_sent() {
     let parts = place.server.raw("POST", "/execute/probe:store", &[MULTIPART], &body);
     assert_eq!((parts.data(), &parts.body["meta"]["trace_id"]), (&saved, &json!("t-1")));
 
+    let alone = multipart(&[("name=\"file\"; filename=\"a.txt\"", "hello")]);
+    let form = place.call("POST", "/execute/probe:store?name=form", &[MULTIPART], &alone);
+    assert_eq!(form.data(), &saved);
+
     // Servers are to ignore a part's length, here one that is wrong.
     let request = r#"{"worker_id": "w", "params": {"name": "lengths"}}"#;
     let body = multipart(&[
@@ -48,7 +52,7 @@ fn an_upload_arrives_whichever_way_it_is_sent() {
 
     let mut names = place.names();
     names.sort();
-    assert_eq!(names, ["base64", "chunked", "lengths", "parts", "raw", "v1"]);
+    assert_eq!(names, ["base64", "chunked", "form", "lengths", "parts", "raw", "v1"]);
     assert!(names.iter().all(|name| place.get(name) == b"hello"));
 }
 
@@ -300,7 +304,7 @@ fn a_mistake_is_named() {
         assert_eq!(bad.status, 400, "{header}");
     }
     for parts in [
-        &[("name=\"file\"", "hello"), ("name=\"request\"", "{}")][..],
+        &[("name=\"other\"", "hello"), ("name=\"request\"", "{}")][..],
         &[("name=\"request\"", "{}"), ("name=\"other\"", "hello")],
         &[
             ("name=\"request\"", "{\"params\":{\"name\":\"a\"}}"),
@@ -313,6 +317,9 @@ fn a_mistake_is_named() {
         let reply = place.call("POST", "/execute/probe:store", &[MULTIPART], &multipart(parts));
         assert_eq!((reply.status, reply.code()), (400, 4002), "{parts:?}: {reply:?}");
     }
+    let late = multipart(&[("name=\"file\"", "hello"), ("name=\"request\"", "{}")]);
+    let late = place.call("POST", "/execute/probe:store?name=a", &[MULTIPART], &late);
+    assert_eq!((late.status, late.code()), (400, 4002), "{late:?}");
     until("nothing was stored", || place.names().is_empty());
 }
 

@@ -24,6 +24,18 @@ impl Files {
         file.save(self.place(&name)?).await
     }
 
+    /// Count the lines of a file that is not kept.
+    #[tool]
+    async fn lines(&self, progress: &Progress, file: ByteStream) -> Result<u64> {
+        let (mut file, mut lines, mut bytes) = (file, 0, 0);
+        while let Some(piece) = file.next().await? {
+            lines += piece.split(|byte| *byte == b'\n').count() as u64 - 1;
+            bytes += piece.len() as u64;
+            progress.report(bytes, file.len(), "bytes");
+        }
+        Ok(lines)
+    }
+
     /// Get a file.
     #[tool(read_only)]
     async fn get(&self, name: String) -> Result<ByteStream> {

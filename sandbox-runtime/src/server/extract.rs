@@ -162,7 +162,7 @@ fn unknown_field<T: WireBody>(path: &str) -> String {
 }
 
 /// Names the worker where no body does.
-const WORKER: &str = "X-Worker-ID";
+pub(super) const WORKER: &str = "X-Worker-ID";
 
 /// A header as text; one that is none is left out.
 pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

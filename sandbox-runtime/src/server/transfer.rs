@@ -20,7 +20,7 @@ use super::{
     Service,
     download::respond,
     extract::{
-        ARRIVAL_LIMIT, Body, WireBody, header_text, is_json, named_worker, no_worker, parse, too_slow, unreadable,
+        ARRIVAL_LIMIT, Body, WORKER, WireBody, header_text, is_json, named_worker, parse, too_slow, unreadable,
         worker_id,
     },
     multipart::{Parts, malformed, name},
@@ -188,7 +188,10 @@ impl Call {
                 return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, name, "it once", "it twice"));
             }
         }
-        let worker = fields.worker_id.ok_or_else(no_worker)?;
+        let worker = fields.worker_id.ok_or_else(|| {
+            let expected = "the header, or `worker_id` in the query or in the part `request`";
+            ToolError::parameter(ErrorCode::MISSING_REQUIRED_FIELD, WORKER, expected, "none of them")
+        })?;
         let mut request = ExecuteRequest::new(worker, action);
         request.params = Some(
             serde_json::value::to_raw_value(&params)
@@ -353,7 +356,7 @@ struct Given<'a> {
     query: Vec<(String, String)>,
 }
 
-/// A `multipart/form-data` body: the request first, then the upload.
+/// A `multipart/form-data` body: the request first, unless headers and query say everything, then the upload.
 async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, payload: Payload) -> Answered {
     let Given { arrival, name: action, tool, headers, query } = given;
     let mime = request.mime_type().ok().flatten();
@@ -365,14 +368,28 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
     let all = service.upload_limit_bytes.saturating_add(limit as u64).saturating_add(HEADS_BYTES);
     let (body, progress) = pumped(request, payload, Promise::up_to(all));
     let mut parts = Parts::new(body, boundary.as_str());
+    let parameter = tool.and_then(|tool| tool.upload.as_deref());
     let read = async {
-        let first = first_part(&mut parts, limit).await?;
-        Ok((first, parts.next().await?))
+        let first = parts.next().await?.ok_or_else(|| malformed("it has no parts"))?;
+        let found = name(&first);
+        match found.as_deref() {
+            Some(REQUEST_PART) => {
+                let request = parts.content(limit).await?;
+                Ok((Some(request), parts.next().await?))
+            }
+            // Headers and query may say everything.
+            found if found.is_some() && found == parameter => Ok((None, Some(first))),
+            found => {
+                let expected = format!("`{REQUEST_PART}` (application/json) as the first part");
+                Err(unexpected_part(&expected, found))
+            }
+        }
     };
     let read = timeout_at(arrival + ARRIVAL_LIMIT, read).await;
     let refuse = |error| if progress.is_whole() { Failure::from(error) } else { Failure::closing(error) };
     let (first, head) = read.unwrap_or_else(|_| Err(too_slow())).map_err(refuse)?;
-    let prepared = parse::<Fields>(&first).and_then(|(fields, warnings)| {
+    let fields = first.map_or_else(|| Ok(Default::default()), |first| parse::<Fields>(&first));
+    let prepared = fields.and_then(|(fields, warnings)| {
         Ok(Call { warnings, ..Call::new(arrival, action, fields.or(headers), tool, query)? })
     });
     let mut call = prepared.map_err(refuse)?;
@@ -404,16 +421,6 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
     call.warnings.extend(promise.remark());
     call.upload = Some((parameter.to_owned(), promise.stream(parts.last(service.upload_limit_bytes))));
     Ok(call.run(service, request).await)
-}
-
-async fn first_part(parts: &mut Parts, limit: usize) -> Result<Bytes> {
-    let Some(head) = parts.next().await? else { return Err(malformed("it has no parts")) };
-    let found = name(&head);
-    if found.as_deref() != Some(REQUEST_PART) {
-        let expected = format!("`{REQUEST_PART}` (application/json) as the first part");
-        return Err(unexpected_part(&expected, found.as_deref()));
-    }
-    parts.content(limit).await
 }
 
 fn unexpected_part(expected: &str, found: Option<&str>) -> ToolError {

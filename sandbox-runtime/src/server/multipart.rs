@@ -280,7 +280,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_whole_is_an_error() {
         let head = format!("--XX\r\n{REQUEST}\r\n\r\n{{}}\r\n--XX\r\n{FILE}\r\n\r\nhello");
-        for end in ["", "\r\n", "\r\n--X", "\r\n--XX", "\r\n--XX-", "\r\n--XXX--", "\r\n--XX\r\n\r\n\r\n--XX--"] {
+        for end in ["", "\r\n", "\r\n--X", "\r\n--XX", "\r\n--XX-", "\r\n--XXY--", "\r\n--XX\r\n\r\n\r\n--XX--"] {
             let body = format!("{head}{end}");
             for size in [1, 7, body.len()] {
                 read(parts(body.as_bytes(), size)).await.expect_err(end);

@@ -160,12 +160,7 @@ async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) ->
     if args.detach {
         return detach(client, &request, signals).await;
     }
-    let mut begun = Box::pin(client.stream(&request));
-    let begun = match signals.or(&mut begun).await {
-        Some(begun) => begun,
-        // The request is on its way: what it began can be cancelled once it is known.
-        None => signals.or(timeout(PATIENCE, begun)).await.and_then(Result::ok).ok_or(Unanswered::Interrupted)?,
-    };
+    let begun = begin(client.stream(&request), signals).await?;
     let interrupted = signals.count() > 0;
     let mut stream = match begun {
         Ok(stream) => stream,
@@ -190,30 +185,31 @@ async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) ->
     answer.map(|answer| Done::Answer { answer, interrupted: true }).ok_or(Unanswered::Interrupted)
 }
 
+/// What the server first says to a request. After a signal it is waited for a little longer: what a request that is on its way
+/// has begun can be cancelled once it is known.
+async fn begin<T>(request: impl Future<Output = T>, signals: &mut Signals) -> Result<T, Unanswered> {
+    let mut request = Box::pin(request);
+    match signals.or(&mut request).await {
+        Some(begun) => Ok(begun),
+        None => signals.or(timeout(PATIENCE, request)).await.and_then(Result::ok).ok_or(Unanswered::Interrupted),
+    }
+}
+
 /// Leaves the call to the server; a signal cancels it as soon as it is known.
 async fn detach(
     client: &HttpServiceClient,
     request: &ExecuteRequest,
     signals: &mut Signals,
 ) -> Result<Done, Unanswered> {
-    let mut begun = Box::pin(client.detach(request));
-    let answer = match signals.or(&mut begun).await {
-        Some(begun) => begun,
-        None => {
-            let begun =
-                signals.or(timeout(PATIENCE, begun)).await.and_then(Result::ok).ok_or(Unanswered::Interrupted)?;
-            if let Ok(RunInfo { run_id, .. }) = &begun {
-                let cancelled = signals.or(timeout(PATIENCE, client.cancel_run(run_id))).await;
-                return Err(match cancelled {
-                    Some(Ok(Ok(_))) => Unanswered::Interrupted,
-                    Some(Ok(Err(error))) => Unanswered::Lost(format!("interrupted, but {run_id} may go on: {error}")),
-                    Some(Err(_)) | None => Unanswered::Lost(format!("interrupted, but {run_id} may go on")),
-                });
-            }
-            begun
+    match begin(client.detach(request), signals).await? {
+        Ok(RunInfo { run_id, .. }) if signals.count() > 0 => {
+            let cancelled = signals.or(timeout(PATIENCE, client.cancel_run(&run_id))).await;
+            Err(match cancelled {
+                Some(Ok(Ok(_))) => Unanswered::Interrupted,
+                Some(Ok(Err(error))) => Unanswered::Lost(format!("interrupted, but {run_id} may go on: {error}")),
+                Some(Err(_)) | None => Unanswered::Lost(format!("interrupted, but {run_id} may go on")),
+            })
         }
-    };
-    match answer {
         Ok(run) => Ok(Done::Detached(run)),
         Err(ClientError::Refused(refusal)) => Ok((*refusal).into()),
         Err(error) => Err(unsure(error)),

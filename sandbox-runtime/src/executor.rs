@@ -186,7 +186,7 @@ impl ToolExecutor {
         let (trace, arrival) = (job.trace.clone(), job.limits.arrival);
         let own = trace.clone();
         let task = self.calls.spawn(caught(self.clone().call(job), move |ended| answered(ended, &own, arrival)));
-        task.await.unwrap_or_else(|_| failure(&ToolError::shutting_down(), meta(None, trace, arrival, Vec::new())))
+        task.await.unwrap_or_else(|_| answered(Err(ToolError::shutting_down()), &trace, arrival))
     }
 
     /// Runs a call to its end, in the task that polls it.

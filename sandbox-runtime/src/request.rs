@@ -343,7 +343,7 @@ fn refusal(
 
 /// The answer of a run whose task was dropped with its runtime.
 fn cut_off(run: &Run) -> Answer {
-    failure(&ToolError::shutting_down(), meta(None, run.trace().clone(), run.arrival, Vec::new()))
+    answered(Err(ToolError::shutting_down()), run.trace(), run.arrival)
 }
 
 /// Tells requests under one key apart.

@@ -45,11 +45,9 @@ pub(crate) struct Run {
     listeners: AtomicUsize,
     /// How often someone began to listen or the last one left: a timer of an earlier absence must not end a later one.
     turns: AtomicUsize,
-    /// Someone asked it to end.
-    cancel_asked: AtomicBool,
-    /// Fires with that, once the call has its own end behind it and its download goes on.
+    /// Fires when someone asks it to end; made when someone does, or waits for that.
     #[cfg(feature = "server")]
-    download: OnceLock<CancellationToken>,
+    cancelled: OnceLock<CancellationToken>,
 }
 
 /// What is executed.
@@ -103,9 +101,8 @@ impl Run {
             ended: OnceLock::new(),
             listeners: AtomicUsize::new(0),
             turns: AtomicUsize::new(0),
-            cancel_asked: AtomicBool::new(false),
             #[cfg(feature = "server")]
-            download: OnceLock::new(),
+            cancelled: OnceLock::new(),
         })
     }
 
@@ -242,24 +239,17 @@ impl Run {
     pub(crate) fn cancel(&self) -> bool {
         let running = self.ended.get().is_none();
         if running {
-            self.cancel_asked.store(true, Ordering::SeqCst);
             self.control.fire(Cause::Cancelled);
             #[cfg(feature = "server")]
-            if let Some(download) = self.download.get() {
-                download.cancel();
-            }
+            self.cancelled().cancel();
         }
         running
     }
 
-    /// Fires when someone asks the run to end, or has: its call's own token may have fired for another reason before.
+    /// Fires when someone asks the run to end. Its call's own token may have fired for another reason, and its download goes on.
     #[cfg(feature = "server")]
-    pub(crate) fn download_cancelled(&self) -> &CancellationToken {
-        let token = self.download.get_or_init(CancellationToken::new);
-        if self.cancel_asked.load(Ordering::SeqCst) {
-            token.cancel();
-        }
-        token
+    pub(crate) fn cancelled(&self) -> &CancellationToken {
+        self.cancelled.get_or_init(CancellationToken::new)
     }
 
     fn state(&self) -> (RunState, Option<WaitingFor>, Instant) {
@@ -268,7 +258,7 @@ impl Run {
                 ErrorCode::SUCCESS => RunState::Succeeded,
                 ErrorCode::CANCELLED => RunState::Cancelled,
                 // A batch tells how its actions ended.
-                _ if self.cancel_asked.load(Ordering::SeqCst) => RunState::Cancelled,
+                _ if self.control.cause() == Cause::Cancelled => RunState::Cancelled,
                 _ => RunState::Failed,
             };
             return (state, None, ended.at);

@@ -320,6 +320,8 @@ fn a_mistake_is_named() {
     let late = multipart(&[("name=\"file\"", "hello"), ("name=\"request\"", "{}")]);
     let late = place.call("POST", "/execute/probe:store?name=a", &[MULTIPART], &late);
     assert_eq!((late.status, late.code()), (400, 4002), "{late:?}");
+    let unknown = place.call("POST", "/execute/probe:nothing", &[MULTIPART], &multipart(&[("name=\"file\"", "hello")]));
+    assert_eq!((unknown.status, unknown.reason()), (400, "unknown_tool"));
     until("nothing was stored", || place.names().is_empty());
 }
 
@@ -378,9 +380,9 @@ fn content_of_many_line_breaks_costs_no_more_than_other_content() {
     let place = Place::new();
     let content = "\r\n--".repeat(500_000);
     let body = multipart(&[("name=\"request\"", r#"{"params":{"name":"a"}}"#), ("name=\"file\"", &content)]);
-    let before = place.rss_kib();
+    let before = place.peak_kib();
     assert_eq!(place.call("POST", "/execute/probe:store", &[MULTIPART], &body).data()["bytes"], 2_000_000);
-    assert!(place.rss_kib() < before + 32 * 1024, "{before} KiB grew to {} KiB", place.rss_kib());
+    assert!(place.peak_kib() < before + 32 * 1024, "{before} KiB grew to {} KiB", place.peak_kib());
     assert!(place.get("a") == content.as_bytes());
 }
 

@@ -379,6 +379,7 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
             }
             // Headers and query may say everything.
             found if found.is_some() && found == parameter => Ok((None, Some(first))),
+            _ if tool.is_none() => Ok((None, Some(first))),
             found => {
                 let expected = format!("`{REQUEST_PART}` (application/json) as the first part");
                 Err(unexpected_part(&expected, found))
@@ -393,28 +394,17 @@ async fn of_parts(request: &HttpRequest, service: &Service, given: Given<'_>, pa
         Ok(Call { warnings, ..Call::new(arrival, action, fields.or(headers), tool, query)? })
     });
     let mut call = prepared.map_err(refuse)?;
-    let Some(head) = head else {
+    // Of a tool that is not there the call says so.
+    let Some(head) = head.filter(|_| tool.is_some()) else {
         drop(parts);
         call.body = Some(progress);
         return Ok(call.run(service, request).await);
     };
     let found = name(&head);
-    let parameter = match tool.map(|tool| tool.upload.as_deref()) {
-        // The call says that there is no such tool.
-        None => {
-            drop(parts);
-            call.body = Some(progress);
-            return Ok(call.run(service, request).await);
-        }
-        Some(Some(parameter)) if found.as_deref() == Some(parameter) => parameter,
-        Some(Some(parameter)) => {
-            let expected = format!("`{parameter}` as the second part");
-            return Err(refuse(unexpected_part(&expected, found.as_deref())));
-        }
-        Some(None) => {
-            let expected = "no second part: the tool takes no upload";
-            return Err(refuse(unexpected_part(expected, found.as_deref())));
-        }
+    let Some(parameter) = parameter.filter(|parameter| found.as_deref() == Some(parameter)) else {
+        let none = || "no second part: the tool takes no upload".to_owned();
+        let expected = parameter.map_or_else(none, |parameter| format!("`{parameter}` as the second part"));
+        return Err(refuse(unexpected_part(&expected, found.as_deref())));
     };
     let promise = Promise::of(&head, service.upload_limit_bytes).map_err(refuse)?;
     call.body = Some(progress);

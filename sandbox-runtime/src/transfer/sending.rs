@@ -147,7 +147,7 @@ impl Download {
                 tokio::select! {
                     error = ended => error,
                     () = executor.shutdown.cancelled() => ToolError::shutting_down(),
-                    () = run.download_cancelled().cancelled() => ToolError::run_cancelled(),
+                    () = run.cancelled().cancelled() => ToolError::run_cancelled(),
                     () = sleep(executor.limits.max) => {
                         let message = format!("the download took longer than {} s", executor.limits.max.as_secs_f64());
                         ToolError::new(ErrorCode::TIMEOUT_ERROR, message)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc, Weak,
+        Arc, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 
 use sandbox_types::{ErrorCode, SessionId, SessionMode, TraceId, WaitingFor, WorkerId};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -72,13 +72,15 @@ pub trait Inject: Sized + Send + Sync {
 pub struct ResourceContext {
     name: Arc<str>,
     data_dir: Option<PathBuf>,
+    exposed: bool,
+    facts: RwLock<Value>,
     pub(crate) runtime: Handle,
     blocking: Arc<Semaphore>,
 }
 
 impl ResourceContext {
-    pub(crate) fn new(name: Arc<str>, data_dir: Option<PathBuf>, runtime: Handle) -> Self {
-        Self { name, data_dir, runtime, blocking: Arc::new(Semaphore::new(MAX_BLOCKING_THREADS)) }
+    pub(crate) fn new(name: Arc<str>, data_dir: Option<PathBuf>, exposed: bool, runtime: Handle) -> Self {
+        Self { name, data_dir, exposed, facts: RwLock::default(), runtime, blocking: Arc::new(Semaphore::new(MAX_BLOCKING_THREADS)) }
     }
 
     /// One of the threads for synchronous bodies.
@@ -100,6 +102,23 @@ impl ResourceContext {
     /// A folder of this resource's own inside `server.data_dir`, if one is configured. It may not exist yet.
     pub fn data_dir(&self) -> Option<&Path> {
         self.data_dir.as_deref()
+    }
+
+    /// Whether the server listens on an address that others than this machine can reach.
+    pub fn is_exposed(&self) -> bool {
+        self.exposed
+    }
+
+    /// Says what clients and deployers should know about the running resource, such as how well its sessions are
+    /// isolated: an object, shown by `/ready`, `/tools`, `/resources` and `sandbox doctor`. It replaces what was said
+    /// before.
+    pub fn set_facts(&self, facts: Value) {
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    /// What was said last; null if nothing was.
+    pub(crate) fn facts(&self) -> Value {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -141,6 +141,7 @@ pub(crate) fn assemble(config: &Config, linked: &Linked, runtime: Handle) -> Res
     let shared = Shared {
         runtime: runtime.clone(),
         data_dir: config.server.data_dir.as_deref(),
+        exposed: !config.server.is_loopback(),
         faults: table.faults.clone(),
         watchdog: Arc::default(),
         cleanups: cleanups.clone(),

@@ -402,6 +402,12 @@ impl ToolExecutor {
         self.named_resources().map(|resource| resource.info()).collect()
     }
 
+    /// What backends say of their resources, by resource; those that say nothing are left out.
+    pub fn facts(&self) -> Map<String, Value> {
+        let facts = self.registry.resources().map(|resource| (resource.name.to_string(), resource.context.facts()));
+        facts.filter(|(_, facts)| !facts.is_null()).collect()
+    }
+
     /// Whether new work is welcome, and the figures of `GET /ready`.
     pub fn readiness(&self) -> (bool, Value) {
         let waiting: Vec<_> = self
@@ -427,6 +433,7 @@ impl ToolExecutor {
             "blocked_threads": self.watchdog.blocked(),
             "waiting_for": waiting,
             "warmup": self.warmup_summary(),
+            "facts": self.facts(),
         });
         (!draining && waiting.is_empty(), body)
     }

@@ -73,6 +73,8 @@ impl std::error::Error for RegistryErrors {}
 pub(crate) struct Shared<'a> {
     pub(crate) runtime: Handle,
     pub(crate) data_dir: Option<&'a Path>,
+    /// Whether others than this machine can reach the server.
+    pub(crate) exposed: bool,
     pub(crate) faults: Arc<CleanupFaults>,
     pub(crate) cleanups: TaskTracker,
     pub(crate) watchdog: Arc<Watchdog>,

@@ -248,6 +248,7 @@ impl Resource {
             kind: self.about.kind.as_str().to_owned(),
             warmed_up: self.started(),
             last_error: self.last_error(),
+            facts: self.context.facts(),
             sessions: self.sessions.load(Ordering::Relaxed),
             limits: self.limits.clone(),
         }

@@ -77,6 +77,9 @@ pub struct ResourceInfo {
     pub warmed_up: bool,
     /// Why the last start failed, if it did.
     pub last_error: Option<String>,
+    /// What the backend says of it since it is ready, such as how well its sessions are isolated; null for nothing.
+    #[serde(default)]
+    pub facts: Value,
     /// Sessions that exist now, those under cleanup included.
     pub sessions: usize,
     /// Its limits.

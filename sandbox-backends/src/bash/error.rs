@@ -3,22 +3,22 @@
 use std::io;
 use std::time::Duration;
 
+use sandbox_runtime::prelude::{ErrorCode, ToolError};
+use serde::{Deserialize, Serialize};
+
+use super::wire::Refusal;
+
 macro_rules! steps {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)+) => {
         /// One step in the construction of a sandbox.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Step {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub(super) enum Step {
             $($(#[$doc])* $name,)+
         }
 
         impl Step {
-            /// Every step, by its number.
-            const ALL: &[Self] = &[$(Self::$name,)+];
-
             /// What the step does, as a noun phrase for messages.
-            #[must_use]
-            pub const fn describe(self) -> &'static str {
+            const fn describe(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+
                 }
@@ -28,10 +28,12 @@ macro_rules! steps {
 }
 
 steps! {
-    /// Reading the options in the launcher.
+    /// Reading what the server asks for.
     Options => "reading the options",
-    /// `clone3` with the new user, mount, pid, ipc, uts, network and cgroup namespaces.
+    /// `unshare` in the zygote, `clone3` with the new user, mount, pid, ipc, uts, network and cgroup namespaces.
     Namespaces => "creating the namespaces",
+    /// Entering the cgroup.
+    Cgroup => "entering the cgroup",
     /// `uid_map` and `gid_map` of the new user namespace.
     IdMap => "writing the user and group id maps",
     /// Becoming the first user of the namespace.
@@ -62,6 +64,10 @@ steps! {
     HostName => "setting the host name",
     /// Bringing `lo` up.
     Loopback => "bringing the loopback interface up",
+    /// The rules of landlock.
+    Landlock => "setting the landlock rules",
+    /// The listening socket for the egress proxy.
+    Egress => "listening for the egress proxy",
     /// The command file and the fifos.
     ControlFiles => "creating the control files",
     /// The pseudo terminal.
@@ -82,18 +88,6 @@ steps! {
     Exec => "executing /bin/bash",
 }
 
-impl Step {
-    /// The step's number on the control socket.
-    pub(super) fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// The step with this number.
-    pub(super) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
-    }
-}
-
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.describe())
@@ -102,76 +96,57 @@ impl std::fmt::Display for Step {
 
 /// Why a shell could not be started, used or closed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ShellError {
-    /// An option cannot be honoured.
-    #[error("shell option `{option}`: {reason}")]
-    InvalidOption {
-        /// The option's name.
-        option: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The launcher process could not be started.
-    #[error("the sandbox launcher (a re-execution of this program) could not be started: {0}")]
+pub(super) enum ShellError {
+    /// A parameter or an option cannot be honoured.
+    #[error("`{option}`: {reason}")]
+    Invalid { option: &'static str, reason: String },
+    /// There are as many sandboxes as the configuration permits.
+    #[error("{limit} sandboxes exist, more are not permitted (`max_sessions` of the resource)")]
+    Full { limit: usize },
+    /// The zygote could not be started.
+    #[error("the zygote (a re-execution of this program) could not be started: {0}")]
     Spawn(#[source] io::Error),
     /// The kernel refused a step of the isolation; no shell was started at a lower level instead.
     #[error("the sandbox could not be isolated: {step} failed: {source}{}", hint(*.step, .source))]
-    Isolation {
-        /// The step that failed.
-        step: Step,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The sandbox did not answer in time.
-    #[error("the sandbox did not answer within {} s", limit.as_secs())]
-    HandshakeTimeout {
-        /// The limit that passed.
-        limit: Duration,
-    },
+    Isolation { step: Step, source: io::Error },
+    /// The zygote or a sandbox did not answer in time.
+    #[error("{who} did not answer within {} ms", limit.as_millis())]
+    Silent { who: &'static str, limit: Duration },
     /// The sandbox's processes are gone.
-    #[error("the sandbox has ended; discard the session")]
+    #[error("the sandbox has ended")]
     Gone,
-    /// An earlier run failed or was dropped midway, so the state of the shell is unknown.
-    #[error("an earlier command was abandoned midway; discard the session")]
-    Abandoned,
     /// The shell ends as soon as it is started again.
     #[error("the shell ended {attempts} times in a row before it took the command")]
-    Unstable {
-        /// How often it was started.
-        attempts: u32,
-    },
-    /// The command contains a NUL byte, which no shell can represent.
-    #[error("the command contains a NUL byte at offset {offset}; remove it or encode the data")]
-    NulInCommand {
-        /// Byte offset of the first NUL.
-        offset: usize,
-    },
-    /// The command text is too long.
-    #[error("the command has {found} bytes, at most {limit} are accepted; pass data in files")]
-    CommandTooLong {
-        /// Bytes given.
-        found: usize,
-        /// Bytes accepted.
-        limit: usize,
-    },
+    Unstable { attempts: u32 },
     /// The sandbox sent something that the protocol does not know.
     #[error("the sandbox broke the protocol: {0}")]
     Protocol(&'static str),
     /// An operating system call of the server failed.
     #[error("{what}: {source}")]
-    Io {
-        /// What was attempted.
-        what: &'static str,
-        /// The operating system's answer.
-        source: io::Error,
-    },
-    /// The processes did not end in time; they were sent SIGKILL and are still reaped in the background.
+    Io { what: &'static str, source: io::Error },
+    /// The processes did not end in time.
     #[error("the sandbox did not end within {} s of SIGKILL", limit.as_secs())]
-    CloseTimeout {
-        /// The limit that passed.
-        limit: Duration,
-    },
+    CloseTimeout { limit: Duration },
+}
+
+impl From<Refusal> for ShellError {
+    fn from(Refusal { step, errno }: Refusal) -> Self {
+        Self::Isolation { step, source: io::Error::from_raw_os_error(errno) }
+    }
+}
+
+impl From<ShellError> for ToolError {
+    fn from(error: ShellError) -> Self {
+        let code = match &error {
+            ShellError::Invalid { .. } => ErrorCode::INVALID_INPUT,
+            ShellError::Full { .. } => ErrorCode::RESOURCE_EXHAUSTED,
+            ShellError::Isolation { .. } | ShellError::Spawn(_) | ShellError::Silent { .. } => {
+                ErrorCode::DEPENDENCY_FAILURE
+            }
+            _ => ErrorCode::EXECUTION_ERROR,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 /// What an administrator can do about a refusal.
@@ -191,6 +166,11 @@ fn hint(step: Step, error: &io::Error) -> &'static str {
 }
 
 impl ShellError {
+    /// Whether the session is lost with it.
+    pub(super) fn ends_the_session(&self) -> bool {
+        !matches!(self, Self::Invalid { .. } | Self::Full { .. })
+    }
+
     /// An adapter for `map_err` that names the failed operation.
     pub(super) fn io<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { what, source: source.into() }

@@ -1,210 +1,167 @@
 //! `bash`: one persistent, isolated shell per session.
 //!
-//! A request becomes a line on the shell's private pipe and comes back on a fifo of its own (`session.rs`); the shell was
-//! started by a launcher, a re-execution of this program (`launch.rs`), which builds the sandbox around it (`init.rs`).
+//! A command becomes two lines on the shell's private pipe and its end comes back on a fifo of its own (`session.rs`,
+//! `script.rs`). The shell runs in a sandbox (`sandbox.rs`) that a zygote, a re-execution of this program (`zygote.rs`),
+//! has forked; `inside/` is what runs there. Sandboxes are made ahead (`pool.rs`), at the best isolation that the host
+//! gives (`tier.rs`). What runs beside the shell is a job (`job.rs`).
 
+mod cgroup;
+mod config;
 mod error;
-mod init;
-mod launch;
-mod options;
+mod ids;
+mod inside;
+mod job;
 mod output;
-mod policy;
-mod root;
+mod places;
+mod pool;
+mod readiness;
+mod sandbox;
+mod script;
 mod session;
+mod signals;
+mod spool;
+mod streams;
+mod terminal;
+mod tier;
+mod tools;
 mod wire;
+mod zygote;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::sync::Arc;
 
 use sandbox_runtime::prelude::*;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
 
+pub use config::{BashConfig, BashSessionConfig, Tier};
+use config::check_env;
 use error::ShellError;
-use options::{RunRequest, ShellOptions};
+use job::Jobs;
+use pool::Pool;
+use sandbox::Sandbox;
 use session::Shell;
-
-/// Most bytes of each stream that an answer holds.
-const MAX_OUTPUT_BYTES: usize = 32_768;
-
-/// What a call needs at its end to interrupt a command and still answer.
-const ANSWER_MARGIN: Duration = Duration::from_secs(3);
-
-/// The longest time before its deadline that a call is told to end.
-const TOKEN_LEAD: Duration = Duration::from_secs(2);
-
-/// Configuration of the resource.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct BashConfig {
-    /// Size of `/workspace`, in MiB.
-    #[schemars(range(min = 1))]
-    pub workspace_mib: u64,
-    /// Size of `/tmp` and of `/dev/shm`, each, in MiB.
-    #[schemars(range(min = 1))]
-    pub tmp_mib: u64,
-    /// Processes and threads at once.
-    #[schemars(range(min = 1))]
-    pub pids: u64,
-    /// Address space of each process, in MiB; unlimited if absent.
-    pub memory_mib: Option<u64>,
-    /// Environment of every session.
-    pub env: BTreeMap<String, String>,
-}
-
-impl Default for BashConfig {
-    fn default() -> Self {
-        let ShellOptions { workspace_mib, tmp_mib, pids, memory_mib, env, cwd: _ } = ShellOptions::default();
-        Self { workspace_mib, tmp_mib, pids, memory_mib, env }
-    }
-}
-
-/// Configuration of a session.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct BashSessionConfig {
-    /// Environment, beside that of the resource.
-    pub env: BTreeMap<String, String>,
-    /// Working directory to begin in; `/workspace` if absent.
-    pub cwd: Option<String>,
-    /// Address space of each process, in MiB, instead of the resource's.
-    pub memory_mib: Option<u64>,
-}
-
-/// What became of a command.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct RunResult {
-    /// Its exit code; 128 + n after signal n.
-    exit_code: i32,
-    /// What it wrote to standard output; of a long output the head and the tail.
-    stdout: String,
-    /// What it wrote to standard error; of a long output the head and the tail.
-    stderr: String,
-    /// Whether `stdout` is not the whole output.
-    stdout_truncated: bool,
-    /// Whether `stderr` is not the whole output.
-    stderr_truncated: bool,
-    /// The working directory afterwards.
-    cwd: String,
-    /// How long it ran, in milliseconds.
-    duration_ms: u64,
-    /// Whether the time limit ended it.
-    timed_out: bool,
-    /// Whether the shell had to be started again: variables and functions are lost, files are not.
-    shell_restarted: bool,
-}
 
 /// Shells in sandboxes of their own.
 #[derive(Debug)]
 pub struct BashBackend {
     config: BashConfig,
+    /// The least isolation to start with.
+    strict: Tier,
 }
 
-/// One session: its shell, and the means to say that it is dead.
+/// What is shared by all sessions of the resource.
+#[derive(Debug)]
+pub struct Shells {
+    pool: Arc<Pool>,
+}
+
+/// One session: its sandbox, its shell, and what runs beside that.
+#[derive(Debug)]
 pub struct BashSession {
-    shell: Shell,
+    sandbox: Sandbox,
+    /// Commands take turns.
+    shell: tokio::sync::Mutex<Shell>,
+    jobs: Arc<Jobs>,
+    /// The terminal of the command that has one now.
+    terminal: std::sync::Mutex<Option<Arc<std::os::fd::OwnedFd>>>,
     handle: SessionHandle,
-}
-
-impl From<ShellError> for ToolError {
-    fn from(error: ShellError) -> Self {
-        let code = match &error {
-            ShellError::InvalidOption { .. } | ShellError::NulInCommand { .. } | ShellError::CommandTooLong { .. } => {
-                ErrorCode::INVALID_INPUT
-            }
-            ShellError::Isolation { .. } | ShellError::Spawn(_) => ErrorCode::DEPENDENCY_FAILURE,
-            _ => ErrorCode::EXECUTION_ERROR,
-        };
-        Self::new(code, error.to_string())
-    }
+    watch: AbortHandle,
 }
 
 /// Shells in sandboxes of their own: a persistent bash per session, cut off from the host and its network.
 #[backend(name = "bash")]
 impl BashBackend {
-    fn new(config: BashConfig) -> Result<Self> {
-        Ok(Self { config })
+    fn new(config: BashConfig, resource: &ResourceContext) -> Result<Self> {
+        check_env(&config.env)?;
+        let strict = config.strict.unwrap_or(if resource.is_exposed() { Tier::B } else { Tier::D });
+        Ok(Self { config, strict })
     }
 
-    /// Makes one sandbox, so that a host which refuses them is found at the start and not by the first client.
-    async fn warmup(&self) -> Result<()> {
-        Shell::start(&self.options(BashSessionConfig::default())).await?.close().await?;
+    /// Makes a sandbox, so that a host which refuses them is found at the start and not by the first client, and begins
+    /// to keep some ready.
+    async fn warmup(&self, resource: &ResourceContext) -> Result<Shells> {
+        let (pool, isolation) = tier::find(&self.config).await?;
+        resource.set_facts(serde_json::json!({ "isolation": isolation }));
+        let missing: Vec<_> = isolation.missing.iter().map(|missing| format!("{} ({}); {}", missing.what, missing.why, missing.remedy)).collect();
+        let missing = missing.join(". ");
+        if isolation.tier > self.strict {
+            let message = format!(
+                "sandboxes here have isolation tier {:?}, and `strict` asks for {:?}. Missing: {missing}",
+                isolation.tier, self.strict
+            );
+            return Err(ToolError::new(ErrorCode::DEPENDENCY_FAILURE, message));
+        }
+        if isolation.tier > Tier::A {
+            tracing::warn!(resource = resource.name(), "sandboxes have isolation tier {:?}. Missing: {missing}", isolation.tier);
+        }
+        let pool = Arc::new(pool);
+        pool.keep_filled();
+        Ok(Shells { pool })
+    }
+
+    async fn shutdown(&self, shells: Shells) -> Result<()> {
+        shells.pool.empty().await;
         Ok(())
     }
 
-    async fn initialize(&self, config: BashSessionConfig, handle: &SessionHandle) -> Result<BashSession> {
-        let shell = Shell::start(&self.options(config)).await?;
-        Ok(BashSession { shell, handle: handle.clone() })
-    }
-
-    async fn cleanup(&self, session: BashSession) -> Result<()> {
-        Ok(session.shell.close().await?)
-    }
-
-    /// Run a command in the session's shell. Variables, functions and the working directory stay for the next command.
-    #[tool]
-    async fn run(
-        &self,
-        session: &mut BashSession,
-        context: &ToolContext,
-        progress: &Progress,
-        /// The command: any bash, also several lines.
-        command: String,
-        /// Time limit, in milliseconds; what is left of the call's own limit, less what it takes to answer, if absent.
-        #[schemars(range(min = 1))]
-        timeout_ms: Option<u64>,
-    ) -> Result<RunResult> {
-        let left = context.deadline().saturating_duration_since(tokio::time::Instant::now());
-        let timeout =
-            timeout_ms.map_or_else(|| left.saturating_sub(ANSWER_MARGIN).max(left / 2), Duration::from_millis);
-        // The token fires so long before the deadline at most, and in short calls a fifth of their limit.
-        let near = TOKEN_LEAD.min(left / 2);
-        let request =
-            RunRequest { command: &command, timeout, max_output_bytes: MAX_OUTPUT_BYTES, live: Some(progress) };
-        let outcome = session.shell.run(request, context.cancellation()).await.inspect_err(|error| {
-            if matches!(
-                error,
-                ShellError::Gone | ShellError::Abandoned | ShellError::Unstable { .. } | ShellError::Io { .. }
-            ) {
-                session.handle.fail("its shell ended and cannot be started again");
-            }
-        })?;
-        let left = context.deadline().saturating_duration_since(tokio::time::Instant::now());
-        let interrupted = outcome.cancelled && left > near;
-        let result = RunResult {
-            exit_code: outcome.exit_code,
-            stdout: outcome.stdout.text,
-            stderr: outcome.stderr.text,
-            stdout_truncated: outcome.stdout.truncated,
-            stderr_truncated: outcome.stderr.truncated,
-            cwd: outcome.cwd,
-            duration_ms: u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
-            // Cancelled shortly before the call's own limit: to the client it is the same.
-            timed_out: outcome.timed_out || (outcome.cancelled && !interrupted),
-            shell_restarted: outcome.shell_restarted,
-        };
-        if interrupted {
-            let message = "the command was interrupted: the call was cancelled before its time limit";
-            let data = serde_json::to_value(&result).tool_err(ErrorCode::INTERNAL_ERROR)?;
-            return Err(ToolError::new(ErrorCode::CANCELLED, message).with_data(data));
+    async fn initialize(&self, config: BashSessionConfig, shells: &Shells, handle: &SessionHandle) -> Result<BashSession> {
+        check_env(&config.env)?;
+        if let (Some(asked), limit) = (config.memory_mib, self.config.sandbox_memory_mib())
+            && asked > limit
+        {
+            let reason = format!("{asked} MiB were asked for, the resource permits {limit}");
+            return Err(ShellError::Invalid { option: "memory_mib", reason }.into());
         }
-        Ok(result)
+        let made = shells.pool.take(config.memory_mib).await?;
+        let gone = made.sandbox.link().news.gone.subscribe();
+        let watch = tokio::spawn(watch(gone, handle.clone())).abort_handle();
+        let mut session = BashSession {
+            sandbox: made.sandbox,
+            shell: tokio::sync::Mutex::new(made.shell),
+            jobs: made.jobs,
+            terminal: std::sync::Mutex::default(),
+            handle: handle.clone(),
+            watch,
+        };
+        if let Err(error) = session.prepare(&self.config, &config).await {
+            session.end().await?;
+            return Err(error.into());
+        }
+        Ok(session)
+    }
+
+    async fn cleanup(&self, session: &mut BashSession) -> Result<()> {
+        Ok(session.end().await?)
     }
 }
 
-impl BashBackend {
-    fn options(&self, session: BashSessionConfig) -> ShellOptions {
-        let BashConfig { workspace_mib, tmp_mib, pids, memory_mib, env } = self.config.clone();
-        let env = env.into_iter().chain(session.env).collect();
-        ShellOptions {
-            workspace_mib,
-            tmp_mib,
-            pids,
-            memory_mib: session.memory_mib.or(memory_mib),
-            env,
-            cwd: session.cwd,
+impl BashSession {
+    /// Makes a sandbox that was ready for anybody the worker's own.
+    async fn prepare(&mut self, resource: &BashConfig, config: &BashSessionConfig) -> Result<(), ShellError> {
+        let shell = self.shell.get_mut();
+        let variables = script::exports(resource.env.iter().chain(&config.env));
+        if variables.is_empty() && config.cwd.is_none() {
+            return Ok(());
         }
+        if let Some(cwd) = &config.cwd
+            && !cwd.starts_with('/')
+        {
+            return Err(ShellError::Invalid { option: "cwd", reason: "an absolute path was expected".to_owned() });
+        }
+        shell.adopt(&variables, config.cwd.as_deref()).await
+    }
+
+    async fn end(&mut self) -> Result<(), ShellError> {
+        self.watch.abort();
+        self.sandbox.close().await
+    }
+}
+
+/// Says that the session is dead when its sandbox is.
+async fn watch(mut gone: tokio::sync::watch::Receiver<bool>, handle: SessionHandle) {
+    if gone.wait_for(|gone| *gone).await.is_ok() {
+        handle.fail("its sandbox has ended");
     }
 }

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use sandbox_runtime::prelude::Progress;
 
+use super::spool::Spool;
+
 /// What one stream wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Captured {
@@ -20,10 +22,40 @@ pub(super) struct Captured {
 /// Room kept for the line that stands for the omitted bytes.
 const MARKER_BYTES: usize = 48;
 
+/// What a command writes, both streams.
+pub(super) struct Collector {
+    captures: [Capture; 2],
+    spools: [Spool; 2],
+    live: Option<Progress>,
+}
+
+impl Collector {
+    /// For answers of at most `limit` bytes of each stream, with so many bytes of each kept beside them.
+    pub(super) fn new(limit: usize, spool_bytes: u64, live: Option<&Progress>) -> Self {
+        Self {
+            captures: [Capture::new(limit), Capture::new(limit)],
+            spools: [Spool::new(spool_bytes), Spool::new(spool_bytes)],
+            live: live.cloned(),
+        }
+    }
+
+    /// Takes the next bytes of standard output (0) or standard error (1).
+    pub(super) fn push(&mut self, stream: usize, bytes: &[u8]) {
+        if let Some(live) = &self.live {
+            live.output(["stdout", "stderr"][stream], bytes);
+        }
+        self.captures[stream].push(bytes);
+        self.spools[stream].push(bytes);
+    }
+
+    /// What goes into the answer, and what can be fetched later.
+    pub(super) fn finish(self) -> ([Captured; 2], [Spool; 2]) {
+        (self.captures.map(Capture::finish), self.spools)
+    }
+}
+
 /// Collects a stream in bounded memory.
-pub(super) struct Capture {
-    /// Who is told each piece, and under which name.
-    live: Option<(Progress, &'static str)>,
+struct Capture {
     limit: usize,
     head: Vec<u8>,
     tail: VecDeque<u8>,
@@ -32,15 +64,12 @@ pub(super) struct Capture {
 
 impl Capture {
     /// A capture whose text has at most `limit` bytes.
-    pub(super) fn new(limit: usize, live: Option<(Progress, &'static str)>) -> Self {
-        Self { live, limit, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
+    fn new(limit: usize) -> Self {
+        Self { limit, head: Vec::new(), tail: VecDeque::new(), total_bytes: 0 }
     }
 
     /// Takes the next bytes of the stream.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        if let Some((progress, name)) = &self.live {
-            progress.output(name, bytes);
-        }
+    fn push(&mut self, bytes: &[u8]) {
         self.total_bytes += bytes.len() as u64;
         let head_limit = self.limit / 2;
         let taken = bytes.len().min(head_limit - self.head.len());
@@ -54,7 +83,7 @@ impl Capture {
     }
 
     /// Decodes what was kept.
-    pub(super) fn finish(mut self) -> Captured {
+    fn finish(mut self) -> Captured {
         let kept = (self.head.len() + self.tail.len()) as u64;
         let tail = self.tail.make_contiguous();
         if kept == self.total_bytes {
@@ -139,7 +168,7 @@ mod tests {
     use super::*;
 
     fn capture(chunks: &[&[u8]], limit: usize) -> Captured {
-        let mut capture = Capture::new(limit, None);
+        let mut capture = Capture::new(limit);
         for chunk in chunks {
             capture.push(chunk);
         }
@@ -184,7 +213,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut capture = Capture::new(1000, None);
+        let mut capture = Capture::new(1000);
         for _ in 0..1000 {
             capture.push(&[b'x'; 4096]);
         }

@@ -1,182 +1,336 @@
 //! One persistent shell: how a command gets in, how its result comes out, and what happens when it does not end.
 
-use std::fmt::Write as _;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use sandbox_runtime::prelude::{CancellationToken, Progress};
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::error::ShellError;
-use super::launch::{ANSWER_LIMIT, Sandbox, expect, fds, number, register};
-use super::options::{RunOutcome, RunRequest, ShellOptions};
-use super::output::Capture;
-use super::root::CONTROL;
-use super::wire::{Config, Tag};
+use super::job::{Job, Jobs};
+use super::output::{Captured, Collector};
+use super::places::Places;
+use super::sandbox::{ANSWER_LIMIT, Ended, Files, Link};
+use super::script::{self, Wishes};
+use super::streams::{Record, Streams};
+use super::terminal::Terminal;
+use super::wire::{Order, Target};
 
 /// Longest command text.
 const MAX_COMMAND_BYTES: usize = 4 << 20;
-/// Between SIGINT and SIGKILL.
+/// Longest input of a command.
+const MAX_INPUT_BYTES: usize = 8 << 20;
+/// Most of what one call may add to the shell's pipe beside the command: variables and folder.
+const MAX_LINE_BYTES: usize = 48 << 10;
+/// Between SIGINT and SIGKILL, at most.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 /// Between SIGINT and asking a second time for the record.
 const RECORD_GRACE: Duration = Duration::from_millis(100);
-/// Between SIGKILL to the foreground and SIGKILL to the shell.
+/// Between SIGKILL to the foreground, to the shell's descendants, and to the shell.
 const KILL_GRACE: Duration = Duration::from_millis(250);
 /// How long output is still taken after the end of a command that left writers behind, such as `> >(tee log)`.
 const WRITER_GRACE: Duration = Duration::from_millis(10);
-/// Most bytes taken from one stream before the other descriptors get their turn.
-const TURN_BYTES: u64 = 256 * 1024;
-/// Most bytes of unfinished records that are kept.
-const MAX_RECORD_BYTES: usize = 16 * 1024;
-/// Follows the nonce when the record is asked for a second time.
-const SECOND: &str = "+";
+/// How long a terminal must be silent after the end of a command: the kernel passes on what is written a bit later.
+const TERMINAL_GRACE: Duration = Duration::from_millis(5);
 /// Starts of the shell for one command.
 const MAX_STARTS: u32 = 3;
-/// Keeps constant protocol lines out of the history file and exclamation marks literal.
-const PRELUDE: &[u8] = b"\\builtin set +o history +H; \\builtin unset HISTFILE\n";
 
-/// A persistent bash in its own sandbox. Dropping it kills everything inside.
+/// A persistent bash in a sandbox.
 #[derive(Debug)]
 pub(super) struct Shell {
-    sandbox: Sandbox,
-    /// Watches the descriptors below, edge-triggered: tokio keeps a fifo readable for ever once its last writer closed.
-    events: Arc<OwnedFd>,
-    command: OwnedFd,
-    record: OwnedFd,
-    input: OwnedFd,
-    streams: [OwnedFd; 2],
+    link: Arc<Link>,
+    places: Places,
+    files: Files,
+    /// The shell's standard input.
+    pipe: OwnedFd,
+    terminal: Terminal,
+    streams: Streams,
+    slot: u32,
     cwd: String,
-    /// The exit code of a shell that has ended and is not replaced yet.
-    exited: Option<i32>,
+    ended: watch::Receiver<Option<Ended>>,
+    /// Whether the last command has come to its end.
     idle: bool,
+    jobs: Arc<Jobs>,
+    next_job: u32,
+    spool_bytes: u64,
+    /// Where reading goes on between calls.
+    runtime: Handle,
 }
 
-/// Which descriptors may have something to read.
-#[derive(Debug, Clone, Copy, Default)]
-struct Ready {
-    streams: [bool; 2],
-    record: bool,
-    control: bool,
+/// One command.
+#[derive(Clone, Copy)]
+pub(super) struct RunRequest<'a> {
+    /// Its text, any number of lines.
+    pub(super) command: &'a str,
+    /// After this time it is interrupted.
+    pub(super) timeout: Duration,
+    /// After this time it is killed; a second after the interrupt if absent.
+    pub(super) hard_timeout: Option<Duration>,
+    /// After this time without output it is interrupted.
+    pub(super) idle_timeout: Option<Duration>,
+    /// When the caller must have its answer.
+    pub(super) deadline: Instant,
+    /// Its standard input; empty if absent.
+    pub(super) stdin: Option<&'a str>,
+    /// Variables of this command only.
+    pub(super) env: &'a [(String, String)],
+    /// The folder to go to first.
+    pub(super) cwd: Option<&'a str>,
+    /// The size of its terminal, in columns and rows, if it is to have one.
+    pub(super) terminal: Option<(u16, u16)>,
+    /// Most bytes of text that are kept of each stream.
+    pub(super) max_output_bytes: usize,
+    /// Who is told what it writes, as it comes.
+    pub(super) live: Option<&'a Progress>,
 }
 
-impl Ready {
-    /// Whether any of them has.
-    fn any(self) -> bool {
-        self.streams[0] || self.streams[1] || self.record || self.control
-    }
-}
-
-/// What the shell reports after a command.
-#[derive(Debug)]
-struct Record {
-    exit_code: i32,
-    cwd: String,
-    /// Whether it answers the second question, so that the first one, and perhaps the command, was lost.
-    second: bool,
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RunOutcome {
+    /// Its exit code; 128 + n after signal n.
+    pub(super) exit_code: i32,
+    /// The signal that ended the shell itself.
+    pub(super) signal: Option<i32>,
+    pub(super) stdout: Captured,
+    pub(super) stderr: Captured,
+    /// The working directory afterwards.
+    pub(super) cwd: String,
+    /// How long it ran.
+    pub(super) duration: Duration,
+    /// Whether a time limit ended it.
+    pub(super) timed_out: bool,
+    /// Whether the caller cancelled it.
+    pub(super) cancelled: bool,
+    /// Whether the shell was started again before or after it.
+    pub(super) shell_restarted: bool,
+    /// Whether variables and functions were lost with that; files never are.
+    pub(super) state_lost: bool,
+    /// The job that has the rest of its output.
+    pub(super) job: Option<u32>,
 }
 
 /// How a command ended.
-#[derive(Debug)]
 enum End {
     /// The shell reported exit code and working directory.
     Reported(Record),
     /// The shell itself ended.
-    ShellEnded(i32),
+    ShellEnded(Ended),
 }
 
 /// How far the attempts to end a command went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Stage {
     Running,
     Interrupted,
     AskedAgain,
     Killed,
+    DescendantsKilled,
     ShellKilled,
 }
 
-impl Shell {
-    /// Starts a sandbox and the shell in it.
-    ///
-    /// # Errors
-    /// [`ShellError::Isolation`] names the step that the kernel refused; there is no fallback to less isolation.
-    pub(super) async fn start(options: &ShellOptions) -> Result<Self, ShellError> {
-        let config = options.config()?;
-        let started = tokio::time::timeout(ANSWER_LIMIT, Self::start_with(config)).await;
-        started.unwrap_or(Err(ShellError::HandshakeTimeout { limit: ANSWER_LIMIT }))
-    }
+/// What became of the shell during a call.
+#[derive(Debug, Clone, Copy, Default)]
+struct Restarts {
+    restarted: bool,
+    state_lost: bool,
+}
 
-    /// Starts the sandbox, takes its descriptors, and tries the shell with a command that does nothing.
-    async fn start_with(config: Config) -> Result<Self, ShellError> {
-        let mut sandbox = Sandbox::spawn(&config)?;
-        let pid = expect(&mut sandbox, Tag::Pid).await?;
-        let [init] = fds(pid)?;
-        sandbox.set_init(init);
-        let ready = expect(&mut sandbox, Tag::Ready).await?;
-        let [command, record, out, err] = fds(ready)?;
-        let started = expect(&mut sandbox, Tag::Shell).await?;
-        let [input] = fds(started)?;
-        let events =
-            Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShellError::io("creating an epoll instance"))?);
-        let cwd = config.cwd;
-        let mut shell =
-            Self { sandbox, events, command, record, input, streams: [out, err], cwd, exited: None, idle: true };
-        prepare_fifo(&shell.record)?;
-        shell.watch(&shell.record, 2)?;
-        shell.watch(&shell.sandbox.control(), 3)?;
-        shell.adopt_streams()?;
-        shell.adopt_input()?;
-        let check = RunRequest { command: ":", timeout: 2 * ANSWER_LIMIT, max_output_bytes: 0, live: None };
-        let outcome = shell.run(check, &CancellationToken::new()).await?;
-        if outcome.shell_restarted || outcome.exit_code != 0 {
-            return Err(ShellError::Unstable { attempts: 1 });
-        }
+impl Shell {
+    /// Starts the shell of a new sandbox, and tries it with a command that does nothing. To be called on the runtime that
+    /// outlives calls.
+    pub(super) async fn start(
+        link: Arc<Link>,
+        places: Places,
+        files: Files,
+        jobs: Arc<Jobs>,
+        spool_bytes: u64,
+    ) -> Result<Self, ShellError> {
+        let runtime = Handle::current();
+        let cwd = places.workspace().to_owned();
+        let (shell, slot) = (Order::Shell { cwd: cwd.clone() }, Order::Slot(0));
+        // Both at once: the answers come in order.
+        let (started, fifos) = tokio::try_join!(link.order::<2>(&shell), link.order::<2>(&slot))?;
+        let [pipe, master] = started;
+        let terminal = Terminal::new(master, &runtime)?;
+        let streams = Streams::new(&files.record, fifos)?;
+        let ended = link.news.shell.subscribe();
+        let mut shell = Self {
+            link,
+            places,
+            files,
+            pipe,
+            terminal,
+            streams,
+            slot: 0,
+            cwd,
+            ended,
+            idle: true,
+            jobs,
+            next_job: 1,
+            spool_bytes,
+            runtime,
+        };
+        shell.adopt_pipe()?;
+        shell.check().await?;
         Ok(shell)
     }
 
+    /// Tries the shell with a command that does nothing.
+    pub(super) async fn check(&mut self) -> Result<(), ShellError> {
+        let outcome = self.run(RunRequest::small(":"), &CancellationToken::new()).await?;
+        if outcome.shell_restarted || outcome.exit_code != 0 {
+            return Err(ShellError::Unstable { attempts: 1 });
+        }
+        Ok(())
+    }
+
+    /// Sets the variables of the session, for this shell and those that follow it, and its folder.
+    pub(super) async fn adopt(&mut self, variables: &str, cwd: Option<&str>) -> Result<(), ShellError> {
+        replace(&self.files.variables, variables.as_bytes())?;
+        let source = format!("\\. {}", self.places.control(script::VARIABLES));
+        let request = RunRequest { cwd, ..RunRequest::small(&source) };
+        let outcome = self.run(request, &CancellationToken::new()).await?;
+        if outcome.exit_code != 0 {
+            let reason = format!("the shell could not go there: {}", outcome.stderr.text.trim());
+            return Err(ShellError::Invalid { option: "cwd", reason });
+        }
+        Ok(())
+    }
+
     /// Runs one command to its end, or ends it when the time is over or `cancel` fires: SIGINT to its foreground
-    /// process group, SIGKILL after a second, and if the shell itself does not come back, a new shell.
+    /// process group, then SIGKILL, then SIGKILL to everything the shell started, and if the shell itself does not come
+    /// back, a new shell.
     ///
     /// # Errors
-    /// [`ShellError::NulInCommand`] and [`ShellError::CommandTooLong`] leave the shell as it was; after any other
-    /// error, or when the future is dropped midway, the session must be discarded.
+    /// [`ShellError::Invalid`] leaves the shell as it was; after any other error the session must be discarded. When the
+    /// future is dropped midway, the next run begins with a new shell.
     pub(super) async fn run(
         &mut self,
         request: RunRequest<'_>,
         cancel: &CancellationToken,
     ) -> Result<RunOutcome, ShellError> {
-        let text = request.command.as_bytes();
-        if let Some(offset) = text.iter().position(|byte| *byte == 0) {
-            return Err(ShellError::NulInCommand { offset });
+        let command = check_text("command", request.command, MAX_COMMAND_BYTES)?;
+        let stdin = request.stdin.map(|stdin| check_size("stdin", stdin, MAX_INPUT_BYTES)).transpose()?;
+        let wishes = Wishes {
+            env: request.env,
+            cwd: request.cwd,
+            input: stdin.is_some(),
+            terminal: request.terminal.is_some(),
+        };
+        let nonce = nonce()?;
+        if cancel.is_cancelled() {
+            return Ok(self.never_run());
         }
-        if text.len() > MAX_COMMAND_BYTES {
-            return Err(ShellError::CommandTooLong { found: text.len(), limit: MAX_COMMAND_BYTES });
+        let mut restarts = self.recover().await?;
+        let lines = script::run_lines(&self.places, self.slot, &nonce, &wishes);
+        if lines.len() > MAX_LINE_BYTES {
+            let reason = format!("variables and folder take {} bytes, at most {MAX_LINE_BYTES} are accepted", lines.len());
+            return Err(ShellError::Invalid { option: "env", reason });
         }
-        if !std::mem::replace(&mut self.idle, false) {
-            return Err(ShellError::Abandoned);
+        self.idle = false;
+        replace(&self.files.command, command)?;
+        if let Some(stdin) = stdin {
+            replace(&self.files.input, stdin)?;
         }
-        let outcome = self.run_once(request, cancel).await?;
+        let outcome = self.run_once(request, cancel, &nonce, &lines, &mut restarts).await?;
         self.idle = true;
         Ok(outcome)
     }
 
-    /// Kills everything inside and waits until it is gone.
-    ///
-    /// # Errors
-    /// [`ShellError::CloseTimeout`] when the kernel has not ended the processes within five seconds.
-    pub(super) async fn close(self) -> Result<(), ShellError> {
-        self.sandbox.close().await
+    /// Starts a job with the state that the shell has now.
+    pub(super) async fn start_job(
+        &mut self,
+        request: RunRequest<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<Job>, ShellError> {
+        let command = check_text("command", request.command, MAX_COMMAND_BYTES)?;
+        let number = self.next_job();
+        let [file] = self.link.order(&Order::JobFiles(number)).await?;
+        let mut text = String::new();
+        if let Some(cwd) = request.cwd {
+            text.push_str("\\builtin cd -- ");
+            script::quote(&mut text, cwd);
+            text.push_str(" || \\builtin exit; ");
+        }
+        text.push_str(&script::exports(request.env.iter().map(|(name, value)| (name, value))).replace('\n', "; "));
+        // On one line with what comes before, so that the numbers of lines in messages are those of the command.
+        text.push_str(std::str::from_utf8(command).unwrap_or_default());
+        replace(&file, text.as_bytes())?;
+        let mut restarts = self.recover().await?;
+        self.idle = false;
+        let nonce = nonce()?;
+        let lines = script::state_lines(&self.places, number, &nonce);
+        self.run_once(RunRequest::small(""), cancel, &nonce, &lines, &mut restarts).await?;
+        self.idle = true;
+        let order = Order::Job { number, terminal: request.terminal };
+        let fds = if request.terminal.is_some() {
+            Vec::from(self.link.order::<1>(&order).await?)
+        } else {
+            Vec::from(self.link.order::<3>(&order).await?)
+        };
+        let job = Job::started(number, request.command, fds, self.spool_bytes, &self.link, &self.runtime)?;
+        self.jobs.add(job.clone());
+        if let Some(stdin) = request.stdin {
+            job.write(stdin.as_bytes(), false, request.deadline).await?;
+        }
+        Ok(job)
     }
 
-    /// Process id of the launcher.
-    #[cfg(test)]
-    pub(super) fn launcher_id(&self) -> u32 {
-        self.sandbox.launcher_id()
+    /// Ends the shell and starts a new one; without what the old one had, unless it is to keep it.
+    pub(super) async fn restart(&mut self) -> Result<(), ShellError> {
+        self.end_shell().await?;
+        self.start_shell().await?;
+        self.idle = true;
+        Ok(())
+    }
+
+    /// The terminal of the shell.
+    pub(super) fn terminal(&self) -> &Terminal {
+        &self.terminal
+    }
+
+    /// The working directory.
+    pub(super) fn cwd(&self) -> &str {
+        &self.cwd
+    }
+
+    fn next_job(&mut self) -> u32 {
+        self.next_job += 1;
+        self.next_job - 1
+    }
+
+    /// What is said of a command that was cancelled before it began.
+    fn never_run(&self) -> RunOutcome {
+        RunOutcome {
+            exit_code: 130,
+            signal: None,
+            stdout: Captured::default(),
+            stderr: Captured::default(),
+            cwd: self.cwd.clone(),
+            duration: Duration::ZERO,
+            timed_out: false,
+            cancelled: true,
+            shell_restarted: false,
+            state_lost: false,
+            job: None,
+        }
+    }
+
+    /// A shell whose last command was abandoned midway gives way to a new one.
+    async fn recover(&mut self) -> Result<Restarts, ShellError> {
+        if self.idle {
+            return Ok(Restarts::default());
+        }
+        self.restart().await?;
+        // What it wrote is nobody's answer.
+        self.replace_streams().await?;
+        Ok(Restarts { restarted: true, state_lost: true })
     }
 
     /// Runs one command; an error leaves the shell in an unknown state.
@@ -184,44 +338,41 @@ impl Shell {
         &mut self,
         request: RunRequest<'_>,
         cancel: &CancellationToken,
+        nonce: &str,
+        lines: &str,
+        restarts: &mut Restarts,
     ) -> Result<RunOutcome, ShellError> {
         let began = Instant::now();
-        let nonce = getrandom::u64().map_err(|error| io::Error::other(error.to_string()));
-        let nonce = format!("{:016x}", nonce.map_err(ShellError::io("drawing a random number"))?);
-        self.write_command(request.command.as_bytes())?;
-        let mut restarted = self.submit(&nonce).await?;
+        if let Some(size) = request.terminal {
+            self.terminal.take(size)?;
+        }
+        self.submit(lines, restarts).await?;
         // On the runtime that polls this future, which need not be the one that started the shell.
-        let events = register(Arc::clone(&self.events))?;
-        let mut captures = ["stdout", "stderr"]
-            .map(|name| Capture::new(request.max_output_bytes, request.live.map(|live| (live.clone(), name))));
-        let mut ready = Ready::default();
-        let mut records = Vec::new();
-        let mut stage = Stage::Running;
+        let events = self.streams.register()?;
+        let mut output = Collector::new(request.max_output_bytes, self.spool_bytes, request.live);
+        let mut ladder = Ladder::new(&request, began);
         let (mut timed_out, mut cancelled) = (false, false);
-        let far = Duration::from_hours(365 * 24);
-        let mut limit = began + request.timeout.min(far);
         let end = loop {
-            self.take_events(&mut ready)?;
-            self.take_output(&mut ready, &mut captures)?;
-            if let Some(record) = self.take_record(&mut ready, &nonce, &mut records)? {
+            self.streams.take_events()?;
+            if self.streams.take_output(&mut output)? {
+                ladder.wrote();
+            }
+            if let Some(record) = self.streams.take_record(nonce)? {
                 break End::Reported(record);
             }
-            if std::mem::take(&mut ready.control) {
-                self.take_frames()?;
-                if let Some(code) = self.exited {
-                    break End::ShellEnded(code);
-                }
+            if let Some(ended) = *self.ended.borrow_and_update() {
+                break End::ShellEnded(ended);
             }
-            let stopped = stage == Stage::Running && cancel.is_cancelled();
-            if stopped || Instant::now() >= limit {
-                if stage == Stage::Running {
-                    cancelled = stopped;
-                    timed_out = !stopped;
+            let stopped = ladder.stage == Stage::Running && cancel.is_cancelled();
+            if stopped || Instant::now() >= ladder.limit() {
+                if ladder.stage == Stage::Running {
+                    (cancelled, timed_out) = (stopped, !stopped);
+                    ladder.hard = ladder.hard.filter(|_| timed_out);
                 }
-                (stage, limit) = self.escalate(stage, &nonce)?;
+                self.escalate(&mut ladder, nonce)?;
                 continue;
             }
-            if ready.any() {
+            if self.streams.has_more() {
                 // There is more to read, but a flood of output must not keep the thread.
                 tokio::task::yield_now().await;
                 continue;
@@ -229,65 +380,72 @@ impl Shell {
             tokio::select! {
                 biased;
                 guard = events.readable() => guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready(),
-                () = cancel.cancelled(), if stage == Stage::Running => {}
-                () = sleep_until(limit) => {}
-            }
-        };
-        self.settle_output(&events, &mut ready, &mut captures).await?;
-        let exit_code = match end {
-            End::Reported(Record { exit_code, cwd, second }) => {
-                self.cwd = cwd;
-                if second {
-                    // Something other than the shell reads its input, such as a PROMPT_COMMAND.
-                    self.sandbox.order(Tag::KillShell, &[])?;
-                    if self.exited.is_none() {
-                        self.exit_code().await?;
-                    }
-                    self.restart().await?;
-                    restarted = true;
+                written = self.terminal.written(), if request.terminal.is_some() => {
+                    output.push(0, &written);
+                    ladder.wrote();
                 }
-                exit_code
-            }
-            End::ShellEnded(code) => {
-                self.restart().await?;
-                restarted = true;
-                code
+                _ = self.ended.changed() => {}
+                () = cancel.cancelled(), if ladder.stage == Stage::Running => {}
+                () = sleep_until(ladder.limit()) => {}
             }
         };
-        let [stdout, stderr] = captures.map(Capture::finish);
-        let (cwd, duration) = (self.cwd.clone(), began.elapsed());
-        Ok(RunOutcome { exit_code, stdout, stderr, cwd, duration, timed_out, cancelled, shell_restarted: restarted })
-    }
-
-    /// Puts the text into the command file.
-    fn write_command(&self, mut text: &[u8]) -> Result<(), ShellError> {
-        rustix::fs::ftruncate(&self.command, text.len() as u64).map_err(ShellError::io("writing the command"))?;
-        let mut offset = 0;
-        while !text.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.command, text, offset))
-                .map_err(ShellError::io("writing the command"))?;
-            text = &text[written..];
-            offset += written as u64;
-        }
-        Ok(())
-    }
-
-    /// Tells the shell to run the command file; answers whether it had to be started again first.
-    async fn submit(&mut self, nonce: &str) -> Result<bool, ShellError> {
-        let mut lines = format!("\\. {CONTROL}/c </dev/null >|{CONTROL}/o 2>|{CONTROL}/e\n");
-        record_line(&mut lines, nonce);
-        let mut restarted = false;
-        for _ in 0..MAX_STARTS {
-            self.take_frames()?;
-            if self.exited.is_some() {
-                self.restart().await?;
-                restarted = true;
+        if request.terminal.is_some() {
+            while let Ok(written) = tokio::time::timeout(TERMINAL_GRACE, self.terminal.written()).await {
+                output.push(0, &written);
             }
-            match rustix::io::write(&self.input, lines.as_bytes()) {
-                Ok(length) if length == lines.len() => return Ok(restarted),
+            output.push(0, &self.terminal.give_back());
+        }
+        let left = self.settle_output(&events, &mut output).await?;
+        let (exit_code, signal, ended) = match end {
+            End::Reported(Record { exit_code, cwd }) => {
+                self.cwd = cwd;
+                let asked_again = ladder.stage > Stage::Interrupted;
+                let ended = if asked_again && !self.answers(&events).await? { self.end_shell().await? } else { None };
+                (exit_code, None, ended)
+            }
+            End::ShellEnded(ended) => (ended.code, ended.signal, Some(ended)),
+        };
+        if let Some(ended) = ended {
+            self.revive(ended, restarts).await?;
+        }
+        let end = Ended { code: exit_code, signal, saved: false };
+        let (captured, spools) = output.finish();
+        let job = if captured.iter().any(|captured| captured.truncated) || left.is_some() {
+            let number = self.next_job();
+            let streams = left.map(Vec::from).unwrap_or_default();
+            self.jobs.add(Job::left_by(number, request.command, spools, streams, end, &self.runtime));
+            Some(number)
+        } else {
+            None
+        };
+        let [stdout, stderr] = captured;
+        Ok(RunOutcome {
+            exit_code,
+            signal,
+            stdout,
+            stderr,
+            cwd: self.cwd.clone(),
+            duration: began.elapsed(),
+            timed_out,
+            cancelled,
+            shell_restarted: restarts.restarted,
+            state_lost: restarts.state_lost,
+            job,
+        })
+    }
+
+    /// Gives the shell its lines; a shell that has ended meanwhile is started again first.
+    async fn submit(&mut self, lines: &str, restarts: &mut Restarts) -> Result<(), ShellError> {
+        for _ in 0..MAX_STARTS {
+            let ended = *self.ended.borrow_and_update();
+            if let Some(ended) = ended {
+                self.revive(ended, restarts).await?;
+            }
+            match rustix::io::write(&self.pipe, lines.as_bytes()) {
+                Ok(length) if length == lines.len() => return Ok(()),
                 Ok(_) | Err(Errno::AGAIN) => return Err(ShellError::Protocol("the shell does not read its input")),
                 // It has just ended, perhaps by a background job; nothing of the command was read.
-                Err(Errno::PIPE) => self.exited = Some(self.exit_code().await?),
+                Err(Errno::PIPE) => self.shell_ended().await?,
                 Err(error) => return Err(ShellError::io("writing to the shell")(error)),
             }
         }
@@ -295,203 +453,121 @@ impl Shell {
     }
 
     /// Waits for the news that the shell has ended.
-    async fn exit_code(&mut self) -> Result<i32, ShellError> {
-        let frame = expect(&mut self.sandbox, Tag::Exit).await?;
-        number(&frame.body).ok_or(ShellError::Protocol("an exit without a code"))
+    async fn shell_ended(&mut self) -> Result<(), ShellError> {
+        let ended = tokio::time::timeout(ANSWER_LIMIT, self.ended.wait_for(Option::is_some)).await;
+        match ended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ShellError::Gone),
+            Err(_) => Err(ShellError::Silent { who: "the sandbox", limit: ANSWER_LIMIT }),
+        }
     }
 
-    /// The next attempt to end the command, and when it counts as failed.
-    fn escalate(&mut self, stage: Stage, nonce: &str) -> Result<(Stage, Instant), ShellError> {
-        let now = Instant::now();
-        Ok(match stage {
-            Stage::Running => {
-                self.sandbox.order(Tag::Interrupt, &[])?;
-                (Stage::Interrupted, now + RECORD_GRACE)
-            }
+    /// Goes on to the next attempt to end the command.
+    fn escalate(&mut self, ladder: &mut Ladder, nonce: &str) -> Result<(), ShellError> {
+        let kill = |to| self.link.tell(&Order::Signal { to, signal: libc::SIGKILL });
+        match ladder.stage {
+            Stage::Running => self.link.tell(&Order::Signal { to: Target::Foreground, signal: libc::SIGINT }),
             Stage::Interrupted => {
-                // An interrupt that came just after the command made the shell throw away the line for the record.
-                let mut line = String::new();
-                record_line(&mut line, &format!("{nonce}{SECOND}"));
-                let _ = rustix::io::write(&self.input, line.as_bytes());
-                (Stage::AskedAgain, now + INTERRUPT_GRACE.saturating_sub(RECORD_GRACE))
+                // An interrupt that came just after the command made the shell throw away the line for the record. A
+                // second record is nobody's: the nonce is that of this command.
+                let _ = rustix::io::write(&self.pipe, script::record_line(&self.places, nonce).as_bytes());
             }
-            Stage::AskedAgain => {
-                self.sandbox.order(Tag::Kill, &[])?;
-                (Stage::Killed, now + KILL_GRACE)
-            }
-            Stage::Killed => {
-                self.sandbox.order(Tag::KillShell, &[])?;
-                (Stage::ShellKilled, now + ANSWER_LIMIT)
-            }
-            Stage::ShellKilled => return Err(ShellError::HandshakeTimeout { limit: ANSWER_LIMIT }),
-        })
-    }
-
-    /// Adds a descriptor to the watched ones, `data` being its number in [`Ready`].
-    fn watch(&self, fd: &impl AsFd, data: u64) -> Result<(), ShellError> {
-        epoll::add(&*self.events, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN | epoll::EventFlags::ET)
-            .map_err(ShellError::io("watching the sandbox"))
-    }
-
-    /// Adds what has become ready.
-    fn take_events(&self, ready: &mut Ready) -> Result<(), ShellError> {
-        let mut space = [MaybeUninit::<epoll::Event>::uninit(); 8];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Does not sleep, so no signal interrupts it.
-        let (events, _) =
-            epoll::wait(&*self.events, &mut space, Some(&now)).map_err(ShellError::io("waiting for the sandbox"))?;
-        for event in events {
-            match event.data.u64() {
-                0 => ready.streams[0] = true,
-                1 => ready.streams[1] = true,
-                2 => ready.record = true,
-                _ => ready.control = true,
-            }
+            Stage::AskedAgain => kill(Target::Foreground),
+            Stage::Killed => kill(Target::Descendants),
+            Stage::DescendantsKilled => kill(Target::Shell),
+            Stage::ShellKilled => return Err(ShellError::Silent { who: "the sandbox", limit: ANSWER_LIMIT }),
         }
+        ladder.advance();
         Ok(())
     }
 
-    /// Reads what is there, within the limit of one turn; answers which streams have no writer.
-    fn take_output(&self, ready: &mut Ready, captures: &mut [Capture; 2]) -> Result<[bool; 2], ShellError> {
-        let mut ended = [false; 2];
-        let mut space = [MaybeUninit::uninit(); 16384];
-        for (index, (stream, capture)) in self.streams.iter().zip(captures).enumerate() {
-            let mut turn = 0;
-            while ready.streams[index] && turn < TURN_BYTES {
-                match rustix::io::read(stream, &mut space) {
-                    Ok((bytes, _)) if !bytes.is_empty() => {
-                        turn += bytes.len() as u64;
-                        capture.push(bytes);
-                    }
-                    // Before the shell has opened the fifo this is no end; a new event says when it is.
-                    Ok(_) => (ready.streams[index], ended[index]) = (false, true),
-                    Err(Errno::AGAIN) => ready.streams[index] = false,
-                    Err(Errno::INTR) => {}
-                    Err(error) => return Err(ShellError::io("reading the output")(error)),
-                }
-            }
-        }
-        Ok(ended)
-    }
-
-    /// Reads records until the one of this call.
-    fn take_record(&self, ready: &mut Ready, nonce: &str, records: &mut Vec<u8>) -> Result<Option<Record>, ShellError> {
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut turn = 0;
-        // Bounded, since a command may write nonsense here as fast as it likes.
-        while ready.record && turn < TURN_BYTES {
-            match rustix::io::read(&self.record, &mut space) {
-                Ok((bytes, _)) => {
-                    turn += bytes.len() as u64;
-                    records.extend_from_slice(bytes);
-                }
-                Err(Errno::AGAIN) => ready.record = false,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(ShellError::io("reading the record")(error)),
-            }
-            while let Some(end) = records.iter().position(|byte| *byte == 0) {
-                let record: Vec<u8> = records.drain(..=end).collect();
-                let record = String::from_utf8_lossy(&record[..end]);
-                // A command may have written something unfinished before it.
-                let Some((_, fields)) = record.split_once(nonce) else { continue };
-                let mut fields = fields.splitn(3, '\t');
-                if let (Some(mark), Some(Ok(exit_code)), Some(cwd)) =
-                    (fields.next(), fields.next().map(str::parse), fields.next())
-                {
-                    return Ok(Some(Record { exit_code, cwd: cwd.to_owned(), second: mark == SECOND }));
-                }
-            }
-            if records.len() > MAX_RECORD_BYTES {
-                records.clear();
-            }
-        }
-        Ok(None)
-    }
-
-    /// Takes note of everything that PID 1 has to say.
-    fn take_frames(&mut self) -> Result<(), ShellError> {
-        while let Some(frame) = self.sandbox.poll_frame()? {
-            match (frame.tag, number(&frame.body)) {
-                (Tag::Exit, Some(code)) => self.exited = Some(code),
-                _ => return Err(ShellError::Protocol("an unexpected frame")),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the rest of the output; streams that background jobs keep open are replaced, so that what they write
-    /// later is in nobody's answer.
+    /// Takes the rest of the output. Streams that are kept open, by what the command left running, are replaced and
+    /// answered, so that what comes later is in nobody's answer.
     async fn settle_output(
         &mut self,
         events: &AsyncFd<Arc<OwnedFd>>,
-        ready: &mut Ready,
-        captures: &mut [Capture; 2],
-    ) -> Result<(), ShellError> {
+        output: &mut Collector,
+    ) -> Result<Option<[OwnedFd; 2]>, ShellError> {
         let deadline = Instant::now() + WRITER_GRACE;
-        let mut ended = [false; 2];
         loop {
-            ready.streams = ended.map(|ended| !ended);
-            let now_ended = self.take_output(ready, captures)?;
-            ended = [ended[0] || now_ended[0], ended[1] || now_ended[1]];
-            if ended == [true; 2] {
-                return Ok(());
+            self.streams.look_again();
+            self.streams.take_output(output)?;
+            if self.streams.are_closed() {
+                return Ok(None);
             }
             if Instant::now() >= deadline {
                 break;
             }
-            if ready.any() {
+            if self.streams.has_more() {
                 tokio::task::yield_now().await;
             } else {
                 if let Ok(guard) = timeout_at(deadline, events.readable()).await {
                     guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready();
                 }
-                let mut news = Ready::default();
-                self.take_events(&mut news)?;
-                if news.control {
-                    self.take_frames()?;
-                }
+                self.streams.take_events()?;
             }
         }
-        self.replace_streams().await
+        self.replace_streams().await.map(Some)
     }
 
-    /// Has PID 1 replace the output fifos and take over the old ones.
-    async fn replace_streams(&mut self) -> Result<(), ShellError> {
-        self.sandbox.order(Tag::Slot, &[])?;
-        let frame = loop {
-            let frame = self.sandbox.frame().await?;
-            match (frame.tag, number(&frame.body)) {
-                (Tag::Slot, _) => break frame,
-                (Tag::Exit, Some(code)) => self.exited = Some(code),
-                _ => return Err(ShellError::Protocol("an unexpected frame")),
-            }
-        };
-        self.streams = fds(frame)?;
-        self.adopt_streams()
+    /// Takes the next slot; answers the streams of the one before.
+    async fn replace_streams(&mut self) -> Result<[OwnedFd; 2], ShellError> {
+        self.slot += 1;
+        let fifos = self.link.order(&Order::Slot(self.slot)).await?;
+        self.streams.replace(fifos)
     }
 
-    /// Begins to watch new output fifos.
-    fn adopt_streams(&self) -> Result<(), ShellError> {
-        for (index, stream) in (0..).zip(&self.streams) {
-            prepare_fifo(stream)?;
-            self.watch(stream, index)?;
-        }
+    /// Starts a new shell after the end of the last one, with its state if that was saved.
+    async fn revive(&mut self, ended: Ended, restarts: &mut Restarts) -> Result<(), ShellError> {
+        self.start_shell().await?;
+        restarts.restarted = true;
+        restarts.state_lost |= !ended.saved;
         Ok(())
     }
 
-    /// Starts a new shell in the same sandbox, in the last known working directory.
-    async fn restart(&mut self) -> Result<(), ShellError> {
-        self.sandbox.order(Tag::Shell, self.cwd.as_bytes())?;
-        let frame = expect(&mut self.sandbox, Tag::Shell).await?;
-        [self.input] = fds(frame)?;
-        self.exited = None;
-        self.adopt_input()
+    /// Kills the shell and what it runs, if it lives; answers how it ended.
+    async fn end_shell(&mut self) -> Result<Option<Ended>, ShellError> {
+        if self.ended.borrow_and_update().is_none() {
+            self.link.tell(&Order::Signal { to: Target::Descendants, signal: libc::SIGKILL });
+            self.link.tell(&Order::Signal { to: Target::Shell, signal: libc::SIGKILL });
+            self.shell_ended().await?;
+        }
+        Ok(*self.ended.borrow())
+    }
+
+    /// Whether the shell still reads its input, and nothing else does, such as a `PROMPT_COMMAND`.
+    async fn answers(&mut self, events: &AsyncFd<Arc<OwnedFd>>) -> Result<bool, ShellError> {
+        let nonce = nonce()?;
+        if rustix::io::write(&self.pipe, script::record_line(&self.places, &nonce).as_bytes()).is_err() {
+            return Ok(false);
+        }
+        let deadline = Instant::now() + KILL_GRACE;
+        loop {
+            self.streams.take_events()?;
+            if self.streams.take_record(&nonce)?.is_some() {
+                return Ok(true);
+            }
+            match timeout_at(deadline, events.readable()).await {
+                Ok(guard) => guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready(),
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    /// Starts a new shell in the last known folder; PID 1 has kept the state of the last one, if that saved it.
+    async fn start_shell(&mut self) -> Result<(), ShellError> {
+        self.link.news.shell.send_replace(None);
+        self.ended.mark_unchanged();
+        let [pipe, master] = self.link.order(&Order::Shell { cwd: self.cwd.clone() }).await?;
+        self.pipe = pipe;
+        self.terminal = Terminal::new(master, &self.runtime)?;
+        self.adopt_pipe()
     }
 
     /// Prepares a new shell.
-    fn adopt_input(&self) -> Result<(), ShellError> {
-        prepare_fifo(&self.input)?;
-        match rustix::io::write(&self.input, PRELUDE) {
+    fn adopt_pipe(&self) -> Result<(), ShellError> {
+        rustix::io::ioctl_fionbio(&self.pipe, true).map_err(ShellError::io("configuring the shell's input"))?;
+        match rustix::io::write(&self.pipe, script::prelude(&self.places).as_bytes()) {
             // A shell that has ended already is noticed by the next command.
             Ok(_) | Err(Errno::PIPE) => Ok(()),
             Err(error) => Err(ShellError::io("writing to the shell")(error)),
@@ -499,17 +575,117 @@ impl Shell {
     }
 }
 
-/// The line that makes the shell report; the backslash keeps aliases out.
-fn record_line(lines: &mut String, nonce: &str) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(lines, "\\builtin printf '{nonce}\\t%s\\t%s\\0' \"$?\" \"$PWD\" >|{CONTROL}/r");
+impl<'a> RunRequest<'a> {
+    /// A command of the server's own.
+    pub(super) fn small(command: &'a str) -> Self {
+        Self {
+            command,
+            timeout: ANSWER_LIMIT,
+            hard_timeout: None,
+            idle_timeout: None,
+            deadline: Instant::now() + ANSWER_LIMIT,
+            stdin: None,
+            env: &[],
+            cwd: None,
+            terminal: None,
+            max_output_bytes: 1000,
+            live: None,
+        }
+    }
 }
 
-/// Refuses anything but a fifo: with a single user id inside, the sandbox could have put something else there.
-fn prepare_fifo(fd: &OwnedFd) -> Result<(), ShellError> {
-    let stat = rustix::fs::fstat(fd).map_err(ShellError::io("examining a fifo"))?;
-    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo() {
-        return Err(ShellError::Protocol("something that is no fifo in the place of one"));
+/// When the attempts to end a command begin and go on.
+struct Ladder {
+    stage: Stage,
+    /// When the next attempt is due.
+    next: Instant,
+    /// When the first attempt is due for want of output.
+    idle: Option<(Instant, Duration)>,
+    /// When SIGKILL is due.
+    hard: Option<Instant>,
+    deadline: Instant,
+}
+
+impl Ladder {
+    fn new(request: &RunRequest<'_>, began: Instant) -> Self {
+        let far = Duration::from_hours(365 * 24);
+        let after = |time: Duration| began + time.min(far);
+        Self {
+            stage: Stage::Running,
+            next: after(request.timeout.min(request.hard_timeout.unwrap_or(far))),
+            idle: request.idle_timeout.map(|time| (after(time), time)),
+            hard: request.hard_timeout.map(after),
+            deadline: request.deadline,
+        }
     }
-    rustix::io::ioctl_fionbio(fd, true).map_err(ShellError::io("configuring a fifo"))
+
+    fn limit(&self) -> Instant {
+        match self.idle {
+            Some((idle, _)) if self.stage == Stage::Running => idle.min(self.next),
+            _ => self.next,
+        }
+    }
+
+    fn wrote(&mut self) {
+        if let Some((idle, time)) = &mut self.idle {
+            *idle = Instant::now() + *time;
+        }
+    }
+
+    fn advance(&mut self) {
+        let now = Instant::now();
+        // A call with little time left gives less.
+        let left = self.deadline.saturating_duration_since(now) / 4;
+        let (stage, pause) = match self.stage {
+            Stage::Running => (Stage::Interrupted, RECORD_GRACE),
+            Stage::Interrupted => (Stage::AskedAgain, INTERRUPT_GRACE - RECORD_GRACE),
+            Stage::AskedAgain => (Stage::Killed, KILL_GRACE),
+            Stage::Killed => (Stage::DescendantsKilled, KILL_GRACE),
+            Stage::DescendantsKilled | Stage::ShellKilled => (Stage::ShellKilled, ANSWER_LIMIT),
+        };
+        self.next = now + if stage == Stage::ShellKilled { pause } else { pause.min(left) };
+        if let (Stage::AskedAgain, Some(hard)) = (stage, self.hard) {
+            self.next = hard.clamp(now, now + 2 * left);
+        }
+        self.stage = stage;
+    }
+}
+
+/// Refuses a text that no shell can represent, or that is too long.
+fn check_text<'a>(option: &'static str, text: &'a str, limit: usize) -> Result<&'a [u8], ShellError> {
+    if let Some(offset) = text.bytes().position(|byte| byte == 0) {
+        let reason = format!("it has a NUL byte at offset {offset}, which no shell can represent");
+        return Err(ShellError::Invalid { option, reason });
+    }
+    check_size(option, text, limit)
+}
+
+fn check_size<'a>(option: &'static str, text: &'a str, limit: usize) -> Result<&'a [u8], ShellError> {
+    if text.len() > limit {
+        let reason = format!("it has {} bytes, at most {limit} are accepted; pass data in files", text.len());
+        return Err(ShellError::Invalid { option, reason });
+    }
+    Ok(text.as_bytes())
+}
+
+fn nonce() -> Result<String, ShellError> {
+    let number = getrandom::u64().map_err(|error| io::Error::other(error.to_string()));
+    Ok(format!("{:016x}", number.map_err(ShellError::io("drawing a random number"))?))
+}
+
+/// Replaces the content of a file.
+fn replace(file: &OwnedFd, mut text: &[u8]) -> Result<(), ShellError> {
+    let failed = ShellError::io("writing a file of the protocol");
+    rustix::fs::ftruncate(file, text.len() as u64).map_err(ShellError::io("writing a file of the protocol"))?;
+    let mut offset = 0;
+    while !text.is_empty() {
+        match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, text, offset)) {
+            Ok(written) => {
+                text = &text[written..];
+                offset += written as u64;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
 }

@@ -1,89 +1,182 @@
-//! Frames on the control socket between the server, the launcher and PID 1 of the sandbox.
+//! What the server, the zygote and PID 1 of a sandbox say to each other: one JSON document per packet, descriptors
+//! beside it.
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Largest frame, in bytes; below the default socket buffer, so that one send never fails for its size.
-pub(super) const MAX_FRAME_BYTES: usize = 96 * 1024;
-/// Most descriptors in one frame.
-const MAX_FDS: usize = 8;
+use super::error::Step;
 
-/// The meaning of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Tag {
-    /// Server to launcher: encoded [`Config`].
-    Config = b'C',
-    /// Launcher to server: pidfd of PID 1.
-    Pid = b'P',
-    /// PID 1 to server: command file, report fifo, stdout fifo, stderr fifo.
-    Ready = b'R',
-    /// Either to server: step number and errno.
-    Failed = b'E',
-    /// Both ways: start a shell in the given folder; answered with its input pipe.
-    Shell = b'B',
-    /// PID 1 to server: the shell ended, with its exit code.
-    Exit = b'X',
-    /// Both ways: replace the output fifos; answered with the new pair.
-    Slot = b'F',
-    /// Server to PID 1: SIGINT to the foreground process group.
-    Interrupt = b'I',
-    /// Server to PID 1: SIGKILL to the foreground process group.
-    Kill = b'K',
-    /// Server to PID 1: SIGKILL to the foreground process group and to the shell.
-    KillShell = b'S',
+/// Longest packet, in bytes.
+const MAX_PACKET_BYTES: usize = 16 * 1024;
+/// Most descriptors beside one packet.
+const MAX_FDS: usize = 16;
+
+/// Server to zygote.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToZygote {
+    /// Once, first: what every sandbox shares.
+    Setup(Setup),
+    /// Make a sandbox; the first descriptor is its control socket, the others are those of its cgroup.
+    Spawn(Spec),
 }
 
-impl Tag {
-    /// The tag with this byte.
-    fn from_byte(byte: u8) -> Option<Self> {
-        use Tag::{Config, Exit, Failed, Interrupt, Kill, KillShell, Pid, Ready, Shell, Slot};
-        [Config, Pid, Ready, Failed, Shell, Exit, Slot, Interrupt, Kill, KillShell]
-            .into_iter()
-            .find(|tag| *tag as u8 == byte)
+/// Zygote to server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromZygote {
+    /// The program has become the zygote.
+    Hello,
+    /// What every sandbox shares is made.
+    Ready,
+    /// It could not be made.
+    Failed(Refusal),
+}
+
+/// What all sandboxes of one zygote share.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Setup {
+    /// Whether sandboxes get namespaces of their own; without them system call filter and landlock are the walls.
+    pub(super) namespaces: bool,
+    /// Whether each sandbox gets two host ids of its own, which takes a privileged server.
+    pub(super) own_ids: bool,
+    /// Whether sandboxes get a `/proc`.
+    pub(super) proc: bool,
+    /// Host folder with the work folders of sandboxes, in the place of a tmpfs for each.
+    pub(super) workspace_dir: Option<PathBuf>,
+    /// Host folders and files that sandboxes see, beside the system's.
+    pub(super) read_only_paths: Vec<PathBuf>,
+}
+
+/// One sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Spec {
+    /// Size of `/workspace`, in MiB.
+    pub(super) workspace_mib: u64,
+    /// Size of `/tmp` and of `/dev/shm`, each, in MiB.
+    pub(super) tmp_mib: u64,
+    /// Processes and threads at once.
+    pub(super) pids: u64,
+    /// Address space of each process, in MiB.
+    pub(super) address_space_mib: Option<u64>,
+    /// The first of the sandbox's two host ids; without them the server's own id is mapped.
+    pub(super) host_id: Option<u32>,
+    /// Name of its folder in [`Setup::workspace_dir`]; without namespaces the path of its work folder.
+    pub(super) workspace: Option<PathBuf>,
+    /// How it joins its cgroup.
+    pub(super) cgroup: Join,
+}
+
+/// How a sandbox joins its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Join {
+    /// There is none.
+    None,
+    /// It is cloned into the group (version 2); the second descriptor is the group's folder.
+    Clone,
+    /// Its id is written to each of the other descriptors (version 1).
+    Write,
+}
+
+/// Server to PID 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Start a shell in this folder, or in `/workspace` if it is gone.
+    Shell { cwd: String },
+    /// Make the output fifos of this number; those of the number before lose their names.
+    Slot(u32),
+    /// Make the command file and the state file of this job.
+    JobFiles(u32),
+    /// Start this job; with a terminal of so many columns and rows if they are given.
+    Job { number: u32, terminal: Option<(u16, u16)> },
+    /// Send a signal.
+    Signal { to: Target, signal: i32 },
+    /// Listen for the egress proxy.
+    Egress,
+    /// End everything inside, and then itself.
+    End,
+}
+
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum Target {
+    /// The foreground process group of the shell's terminal.
+    Foreground,
+    /// The foreground process group and everything that the shell started, but not the jobs.
+    Descendants,
+    /// The shell itself.
+    Shell,
+    /// The process groups of a job.
+    Job(u32),
+}
+
+/// PID 1 to server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// From the zygote: the sandbox has begun; beside it the pidfd of PID 1.
+    Begun,
+    /// Everything is in place; beside it: the root folder, the command file, the input file, the environment file, the
+    /// record fifo.
+    Ready,
+    /// A step of the construction, or of the last order, failed.
+    Failed(Refusal),
+    /// A shell has started; beside it the pipe for its input and the master side of its terminal.
+    Shell,
+    /// The shell has ended; `saved` if it left its state for the next one.
+    ShellEnded { code: i32, signal: Option<i32>, saved: bool },
+    /// New output fifos; beside it their reading sides.
+    Slot,
+    /// The files of a job; beside it the command file.
+    JobFiles,
+    /// A job has started; beside it its input, output and error pipes, or the master side of its terminal.
+    Job,
+    /// A job has ended.
+    JobEnded { number: u32, code: i32, signal: Option<i32> },
+    /// Beside it the listening socket of the egress proxy.
+    Egress,
+}
+
+/// Which step was refused, and the kernel's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) step: Step,
+    pub(super) errno: i32,
+}
+
+impl From<(Step, io::Error)> for Refusal {
+    fn from((step, error): (Step, io::Error)) -> Self {
+        Self { step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 }
 
-/// One received frame.
-#[derive(Debug)]
-pub(super) struct Frame {
-    /// The meaning.
-    pub(super) tag: Tag,
-    /// The payload.
-    pub(super) body: Vec<u8>,
-    /// The descriptors that came with it.
-    pub(super) fds: Vec<OwnedFd>,
-}
-
-/// Sends one frame.
-pub(super) fn send(socket: impl AsFd, tag: Tag, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Sends one packet.
+pub(super) fn send(socket: impl AsFd, packet: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let body = serde_json::to_vec(packet)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+    if body.len() > MAX_PACKET_BYTES || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds))) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let tag = [tag as u8];
-    let parts = [IoSlice::new(&tag), IoSlice::new(body)];
+    let parts = [IoSlice::new(&body)];
     rustix::io::retry_on_intr(|| sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
-/// Receives one frame of at most `capacity` bytes; `None` when the other end is gone.
-pub(super) fn receive(socket: impl AsFd, capacity: usize) -> io::Result<Option<Frame>> {
+/// Receives one packet; `None` when the other end is gone.
+pub(super) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut body = vec![0; capacity];
+    let mut body = [0; MAX_PACKET_BYTES];
     let message = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(&mut body)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            // Said once when the other end ended with frames unread; what it sent before, a report perhaps, comes next.
+            // Said once when the other end ended with packets unread; what it sent before, a report perhaps, comes next.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             result => break result?,
         }
@@ -99,77 +192,30 @@ pub(super) fn receive(socket: impl AsFd, capacity: usize) -> io::Result<Option<F
     if message.bytes == 0 {
         return Ok(None);
     }
-    body.truncate(message.bytes);
-    match Tag::from_byte(body.remove(0)) {
-        Some(tag) if !message.flags.contains(ReturnFlags::TRUNC) => Ok(Some(Frame { tag, body, fds })),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::InvalidData.into());
     }
+    Ok(Some((serde_json::from_slice(&body[..message.bytes])?, fds)))
 }
 
-/// What the launcher and PID 1 need to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Config {
-    /// Size of `/workspace` in MiB.
-    pub(super) workspace_mib: u64,
-    /// Size of `/tmp` and of `/dev/shm` in MiB.
-    pub(super) tmp_mib: u64,
-    /// Most processes and threads.
-    pub(super) pids: u64,
-    /// Address space of each process in MiB; 0 for no limit.
-    pub(super) memory_mib: u64,
-    /// First of the two host ids; 0 when the server has no privilege and only its own id is mapped.
-    pub(super) host_id: u64,
-    /// Environment of the shell.
-    pub(super) env: BTreeMap<String, String>,
-    /// Initial working directory.
-    pub(super) cwd: String,
-}
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-impl Config {
-    /// The payload of a [`Tag::Config`] frame.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for number in [self.workspace_mib, self.tmp_mib, self.pids, self.memory_mib, self.host_id] {
-            bytes.extend(number.to_le_bytes());
-        }
-        let names = self.env.iter().flat_map(|(name, value)| [name, value]);
-        for text in std::iter::once(&self.cwd).chain(names) {
-            bytes.extend((text.len() as u64).to_le_bytes());
-            bytes.extend(text.as_bytes());
-        }
-        bytes
+    use super::*;
+
+    #[test]
+    fn packets_carry_descriptors_and_end_with_the_socket() {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let order = Order::Signal { to: Target::Job(7), signal: 9 };
+        send(&ours, &order, &[ours.as_fd(), theirs.as_fd()]).unwrap();
+        let (got, fds) = receive::<Order>(&theirs).unwrap().unwrap();
+        assert_eq!((format!("{got:?}"), fds.len()), (format!("{order:?}"), 2));
+        let long = Order::Shell { cwd: "x".repeat(MAX_PACKET_BYTES) };
+        assert_eq!(send(&ours, &long, &[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        send(&ours, &"no order", &[]).unwrap();
+        assert!(receive::<Order>(&theirs).is_err());
+        drop((ours, fds));
+        assert!(receive::<Order>(&theirs).unwrap().is_none());
     }
-
-    /// Reads a payload; `None` when it is malformed.
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let mut config = Self {
-            workspace_mib: number(&mut bytes)?,
-            tmp_mib: number(&mut bytes)?,
-            pids: number(&mut bytes)?,
-            memory_mib: number(&mut bytes)?,
-            host_id: number(&mut bytes)?,
-            env: BTreeMap::new(),
-            cwd: text(&mut bytes)?,
-        };
-        while !bytes.is_empty() {
-            let name = text(&mut bytes)?;
-            config.env.insert(name, text(&mut bytes)?);
-        }
-        Some(config)
-    }
-}
-
-/// Takes a number off the front.
-fn number(bytes: &mut &[u8]) -> Option<u64> {
-    let (number, rest) = bytes.split_first_chunk::<8>()?;
-    *bytes = rest;
-    Some(u64::from_le_bytes(*number))
-}
-
-/// Takes a text with its length off the front.
-fn text(bytes: &mut &[u8]) -> Option<String> {
-    let length = usize::try_from(number(bytes)?).ok()?;
-    let (text, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    String::from_utf8(text.to_vec()).ok()
 }

@@ -282,7 +282,7 @@ async fn tools(service: Data<Service>, query: Query<ToolsQuery>) -> HttpResponse
         .filter(|info| resource.as_ref().is_none_or(|wanted| info.resource_type.as_ref() == Some(wanted)))
         .filter(|info| group.as_ref().is_none_or(|wanted| info.group.as_ref() == Some(wanted)))
         .collect();
-    bare(StatusCode::OK, &json!({ "count": tools.len(), "tools": tools }))
+    bare(StatusCode::OK, &json!({ "count": tools.len(), "tools": tools, "facts": service.executor.facts() }))
 }
 
 async fn tool_schema(service: Data<Service>, name: Path<String>) -> HttpResponse {

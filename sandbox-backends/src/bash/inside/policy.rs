@@ -1,0 +1,210 @@
+//! What the shell may not do: system call filters, landlock, capabilities, resource limits, `no_new_privs`.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use landlock::{
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use super::super::error::Step;
+use super::super::places::Places;
+use super::super::wire::{Setup, Spec};
+use super::calls;
+use super::template::{DEVICES, During, ETC, Failure, SYSTEM_FOLDERS};
+
+/// The open files each process may have.
+const OPEN_FILES: u64 = 4096;
+/// Bytes in POSIX message queues, of the sandbox's user.
+const MESSAGE_QUEUE_BYTES: u64 = 1 << 20;
+/// Bytes that may be locked in memory, of the sandbox's user.
+const LOCKED_BYTES: u64 = 8 << 20;
+
+/// `clone` flags that would create a namespace.
+const NAMESPACE_FLAGS: [i32; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// Binds PID 1, and so everything inside, to landlock and to the system call filters. Without namespaces PID 1 itself
+/// stays outside of landlock, which then protects it from the shell's signals, and lets it find what is left at the end.
+pub(super) fn confine(setup: &Setup, places: &Places) -> Result<(), Failure> {
+    rustix::thread::set_no_new_privs(true).during(Step::Privileges)?;
+    if setup.namespaces {
+        landlock(setup, places)?;
+    }
+    let filters = [by_argument(setup.namespaces), calls::by_number()];
+    for program in filters {
+        let program = program.during(Step::SystemCallFilter)?;
+        seccompiler::apply_filter(&program).map_err(io::Error::other).during(Step::SystemCallFilter)?;
+    }
+    Ok(())
+}
+
+/// The rules of landlock: the second wall behind the mounts, and without namespaces the only one around files. A kernel
+/// without it, or with an older one, gives what it has.
+pub(super) fn landlock(setup: &Setup, places: &Places) -> Result<(), Failure> {
+    let status = set_rules(setup, places).map_err(io::Error::other).during(Step::Landlock)?;
+    if !setup.namespaces && status == RulesetStatus::NotEnforced {
+        return Err((Step::Landlock, io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+    }
+    Ok(())
+}
+
+fn set_rules(setup: &Setup, places: &Places) -> Result<RulesetStatus, RulesetError> {
+    /// The newest whose rights this program knows.
+    const KNOWN: ABI = ABI::V6;
+    let (all, read) = (AccessFs::from_all(KNOWN), AccessFs::from_read(KNOWN));
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let mut rules = Ruleset::default().handle_access(all)?.scope(Scope::from_all(KNOWN))?.create()?;
+    let mut allow = |path: &str, rights| match PathFd::new(path) {
+        Ok(folder) => (&mut rules).add_rule(PathBeneath::new(folder, rights)).map(drop),
+        // What is not there needs no rule.
+        Err(_) => Ok(()),
+    };
+    if setup.namespaces {
+        // Everything that is mounted may be read.
+        allow("/", read)?;
+        allow("/dev/pts", device.into())?;
+        allow("/dev/shm", all)?;
+        // What a process may write here is decided by its owner; `/proc/sys` and the like belong to the host's root.
+        allow("/proc", read | AccessFs::WriteFile)?;
+    } else {
+        for folder in SYSTEM_FOLDERS {
+            allow(&format!("/{folder}"), read)?;
+        }
+        for entry in ETC {
+            allow(&format!("/etc/{entry}"), read)?;
+        }
+        for file in ["passwd", "group", "nsswitch.conf", "hosts"] {
+            allow(&format!("/etc/{file}"), AccessFs::ReadFile.into())?;
+        }
+        for path in &setup.read_only_paths {
+            allow(&path.to_string_lossy(), read)?;
+        }
+        // Its terminals: the rule is for the folder, and belonging to another user keeps others' out.
+        allow("/dev/pts", device.into())?;
+        allow("/dev/ptmx", device.into())?;
+    }
+    for name in DEVICES {
+        allow(&format!("/dev/{name}"), device.into())?;
+    }
+    for folder in [places.workspace(), places.tmp(), places.control_folder()] {
+        allow(folder, all)?;
+    }
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+/// The filter that looks at arguments.
+fn by_argument(namespaces: bool) -> io::Result<BpfProgram> {
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
+    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    SeccompFilter::new(argument_rules(namespaces)?, SeccompAction::Allow, refused, architecture)
+        .and_then(TryInto::try_into)
+        .map_err(io::Error::other)
+}
+
+/// What is refused because of its arguments.
+fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<SeccompRule>>> {
+    let mut rules = BTreeMap::new();
+    let mut clone = Vec::new();
+    for flag in NAMESPACE_FLAGS {
+        let flag = u64::from(flag.unsigned_abs());
+        clone.push(rule(&[(0, Op::MaskedEq(flag), flag)])?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+    // Only Unix, IP and netlink sockets, none of them raw: vsock reaches the hypervisor whatever the network
+    // namespace, and the others are attack surface. Without a network namespace, only Unix sockets.
+    let families =
+        [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| u64::from(family.unsigned_abs()));
+    let raw = u64::from(libc::SOCK_RAW.unsigned_abs());
+    let socket = if namespaces {
+        vec![
+            rule(&families.map(|family| (0, Op::Ne, family)))?,
+            rule(&[(0, Op::Eq, families[1]), (1, Op::MaskedEq(0xf), raw)])?,
+            rule(&[(0, Op::Eq, families[2]), (1, Op::MaskedEq(0xf), raw)])?,
+        ]
+    } else {
+        vec![rule(&[(0, Op::Ne, families[0])])?]
+    };
+    rules.insert(libc::SYS_socket, socket);
+    // Keystrokes put into a terminal are read by whoever reads it next.
+    let (sti, linux) = (0x5412, 0x541C);
+    rules.insert(libc::SYS_ioctl, vec![rule(&[(1, Op::Eq, sti)])?, rule(&[(1, Op::Eq, linux)])?]);
+    // Reading the personality and setting the default one are harmless.
+    rules.insert(libc::SYS_personality, vec![rule(&[(0, Op::Ne, 0), (0, Op::Ne, 0xffff_ffff)])?]);
+    Ok(rules)
+}
+
+/// A rule that matches when all conditions on arguments hold.
+fn rule(conditions: &[(u8, Op, u64)]) -> io::Result<SeccompRule> {
+    conditions
+        .iter()
+        .map(|(argument, operator, value)| SeccompCondition::new(*argument, Len::Dword, operator.clone(), *value))
+        .collect::<Result<_, _>>()
+        .and_then(SeccompRule::new)
+        .map_err(io::Error::other)
+}
+
+/// Gives up the user, the capabilities and the right to any other; `identity` changes the user in between.
+pub(super) fn restrict(spec: &Spec, identity: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
+    empty_bounding_set().during(Step::Privileges)?;
+    identity().during(Step::Privileges)?;
+    drop_capabilities().during(Step::Privileges)?;
+    limit_resources(spec).during(Step::Limits)
+}
+
+/// Sets the resource limits of the shell; a limit that is already lower stays.
+fn limit_resources(spec: &Spec) -> io::Result<()> {
+    limit(Resource::Nproc, spec.pids)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Nofile, OPEN_FILES)?;
+    limit(Resource::Msgqueue, MESSAGE_QUEUE_BYTES)?;
+    limit(Resource::Memlock, LOCKED_BYTES)?;
+    spec.address_space_mib.map_or(Ok(()), |mib| limit(Resource::As, mib.saturating_mul(1 << 20)))
+}
+
+/// Sets one limit, soft and hard.
+fn limit(resource: Resource, value: u64) -> io::Result<()> {
+    let value = getrlimit(resource).maximum.map_or(value, |hard| hard.min(value));
+    Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
+}
+
+/// Drops every capability for good.
+fn drop_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    rustix::thread::clear_ambient_capability_set()?;
+    Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+/// Empties the bounding set, so that no program can gain a capability either.
+fn empty_bounding_set() -> io::Result<()> {
+    for number in 0..64 {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
+            // The number after the last capability that the kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            // Without namespaces and without privilege there is nothing to give up.
+            Err(rustix::io::Errno::PERM) if drop_nothing() => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether this process has no capability that it could pass on.
+fn drop_nothing() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.permitted.is_empty())
+}

@@ -1,0 +1,224 @@
+//! How PID 1 starts a shell or a job: terminal, identity, limits, execution.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::super::error::Step;
+use super::super::places::Places;
+use super::super::wire::{Refusal, Setup, Spec};
+use super::init::c_string;
+use super::policy;
+use super::syscalls::{close_from, execute, exit, fork, kill_all_of_this_user, reset_signals};
+use super::template::{During, Failure, SHELL_UID};
+
+/// How much rather than anything else on the host the kernel is to kill what runs inside when memory is short.
+const OOM_SCORE_ADJ: &str = "300";
+
+/// Whose rights the processes of the sandbox have.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Identity {
+    /// Two host ids, mapped to 0 and to the shell's id.
+    Mapped,
+    /// The server's id, mapped to the shell's.
+    Single,
+    /// Without namespaces: a host id for the shell; PID 1 has that of the server, which is root.
+    Own(u32),
+    /// Without namespaces: the server's id.
+    Same,
+}
+
+impl Identity {
+    pub(super) fn of(setup: &Setup, spec: &Spec) -> Self {
+        match (setup.namespaces, spec.host_id) {
+            (true, Some(_)) => Self::Mapped,
+            (true, None) => Self::Single,
+            (false, Some(init)) => Self::Own(init + 1),
+            (false, None) => Self::Same,
+        }
+    }
+
+    /// The id of the shell if it differs from that of PID 1.
+    pub(super) fn shell_id(self) -> Option<u32> {
+        match self {
+            Self::Mapped => Some(SHELL_UID),
+            Self::Own(id) => Some(id),
+            Self::Single | Self::Same => None,
+        }
+    }
+
+    pub(super) fn become_init(self) -> io::Result<()> {
+        if matches!(self, Self::Mapped) { become_user(0) } else { Ok(()) }
+    }
+
+    pub(super) fn become_shell(self) -> io::Result<()> {
+        self.shell_id().map_or(Ok(()), become_user)
+    }
+
+    /// Without namespaces: kills every process of the shell's, and waits for none.
+    pub(super) fn kill_all(self) {
+        if let Self::Own(id) = self {
+            if let Ok(None) = fork() {
+                if become_user(id).is_ok() {
+                    kill_all_of_this_user();
+                }
+                exit(0);
+            }
+            return;
+        }
+        let this = rustix::process::getpid();
+        // What is orphaned comes to this process, so the hunt ends when there are no children left.
+        for _ in 0..1000 {
+            let mut found = false;
+            for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+                let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+                let Some((id, rest)) = stat.split_once(' ') else { continue };
+                let mut fields = rest.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).into_iter().flatten();
+                let (state, parent) = (fields.next(), fields.next().and_then(|parent| parent.parse().ok()));
+                if parent == Some(this.as_raw_nonzero().get())
+                    && state != Some("Z")
+                    && let Some(id) = id.parse().ok().and_then(Pid::from_raw)
+                {
+                    found = true;
+                    let _ = rustix::process::kill_process(id, Signal::KILL);
+                }
+            }
+            if !found {
+                return;
+            }
+        }
+    }
+}
+
+/// Changes all user and group ids, without supplementary groups.
+fn become_user(id: u32) -> io::Result<()> {
+    set_thread_groups(&[])?;
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_res_gid(group, group, group)?;
+    Ok(set_thread_res_uid(user, user, user)?)
+}
+
+/// A pseudo terminal of the sandbox.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    master: OwnedFd,
+    /// Open as long as the terminal is the shell's, or it would hang up before the shell has opened it.
+    slave: OwnedFd,
+}
+
+impl Terminal {
+    pub(super) fn open(identity: &Identity) -> io::Result<Self> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags)?;
+        rustix::pty::unlockpt(&master)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        if let Some(id) = identity.shell_id() {
+            rustix::fs::fchown(&slave, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
+        }
+        Ok(Self { master, slave })
+    }
+
+    /// A copy for the server.
+    pub(super) fn master(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.master, 3)?)
+    }
+
+    pub(super) fn slave(&self) -> &OwnedFd {
+        &self.slave
+    }
+
+    pub(super) fn resize(&self, (columns, rows): (u16, u16)) -> io::Result<()> {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(rustix::termios::tcsetwinsize(&self.master, size)?)
+    }
+
+    /// Its foreground process group.
+    pub(super) fn foreground(&self) -> Option<Pid> {
+        rustix::termios::tcgetpgrp(&self.master).ok()
+    }
+}
+
+/// A bash to be started.
+pub(super) struct Program<'a> {
+    pub(super) arguments: &'a [String],
+    pub(super) streams: [&'a OwnedFd; 3],
+    /// Its controlling terminal.
+    pub(super) terminal: Option<&'a Terminal>,
+    /// Where it begins; the work folder if that is gone.
+    pub(super) cwd: &'a str,
+}
+
+impl Program<'_> {
+    /// Starts it; a failure of any step up to the execution is answered.
+    pub(super) fn start(&self, setup: &Setup, spec: &Spec, places: &Places, identity: &Identity) -> Result<Pid, Failure> {
+        let arguments = self.arguments.iter().map(|argument| c_string(argument.as_str()));
+        let arguments = arguments.collect::<io::Result<Vec<_>>>().during(Step::Exec)?;
+        let variables = environment(places).map(|(name, value)| c_string(format!("{name}={value}")));
+        let variables = variables.into_iter().collect::<io::Result<Vec<_>>>().during(Step::Exec)?;
+        let cwd = c_string(self.cwd).during(Step::WorkingDirectory)?;
+        let (failure, failed) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during(Step::ShellStreams)?;
+        let Some(pid) = fork().during(Step::Fork)? else {
+            let prepared = (|| {
+                self.attach()?;
+                if !setup.namespaces {
+                    policy::landlock(setup, places)?;
+                }
+                policy::restrict(spec, || identity.become_shell())?;
+                if rustix::process::chdir(&cwd).is_err() {
+                    rustix::process::chdir(places.workspace()).during(Step::WorkingDirectory)?;
+                }
+                close_from(3, libc::CLOSE_RANGE_CLOEXEC).during(Step::ShellStreams)
+            })();
+            let Err::<Infallible, _>(failure) =
+                prepared.and_then(|()| Err((Step::Exec, execute(c"/bin/bash", &arguments, &variables))));
+            let _ = rustix::io::write(&failed, &serde_json::to_vec(&Refusal::from(failure)).unwrap_or_default());
+            exit(127)
+        };
+        drop(failed);
+        // Closed by execve, unless there is a failure to read.
+        let mut body = [0; 256];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&failure, &mut body)).during(Step::Exec)?;
+        if length == 0 {
+            return Ok(pid);
+        }
+        let refusal: Refusal = serde_json::from_slice(&body[..length]).during(Step::Exec)?;
+        Err((refusal.step, io::Error::from_raw_os_error(refusal.errno)))
+    }
+
+    /// Session, controlling terminal, standard streams.
+    fn attach(&self) -> Result<(), Failure> {
+        reset_signals();
+        rustix::process::setsid().during(Step::ShellStreams)?;
+        if let Some(terminal) = self.terminal {
+            rustix::process::ioctl_tiocsctty(&terminal.slave).during(Step::ShellStreams)?;
+        }
+        let [input, out, err] = self.streams;
+        rustix::stdio::dup2_stdin(input).during(Step::ShellStreams)?;
+        rustix::stdio::dup2_stdout(out).during(Step::ShellStreams)?;
+        rustix::stdio::dup2_stderr(err).during(Step::ShellStreams)?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        // Without a `/proc` to write to, the kernel chooses as it likes.
+        let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
+        Ok(())
+    }
+}
+
+/// The variables of every shell; those of the configuration and of the session come from a file of the protocol.
+fn environment(places: &Places) -> [(&'static str, &str); 8] {
+    [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", places.workspace()),
+        ("USER", "sandbox"),
+        ("LOGNAME", "sandbox"),
+        ("SHELL", "/bin/bash"),
+        ("LANG", "C.UTF-8"),
+        ("TERM", "dumb"),
+        ("TMPDIR", places.tmp()),
+    ]
+}

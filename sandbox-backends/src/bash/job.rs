@@ -1,0 +1,304 @@
+//! What runs beside the shell: background jobs, and what a finished command left running. Their output is read all the
+//! time, so that they never wait for a reader, and kept to be fetched.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::ShellError;
+use super::readiness::register;
+use super::sandbox::{Ended, Link};
+use super::spool::{Piece, Spool};
+use super::wire::{Order, Target};
+
+/// Most jobs of one session that are remembered; the oldest that have ended are forgotten first.
+const MAX_JOBS: usize = 64;
+/// Bytes of a command that its job remembers.
+const COMMAND_BYTES: usize = 1000;
+/// Bytes that are read at once.
+const READ_BYTES: usize = 32 * 1024;
+/// How fast the output of what runs beside the shell is read, so that a flood occupies its sandbox and not the server.
+const BYTES_PER_SECOND: u32 = 32 << 20;
+
+/// The jobs of one session, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Jobs(Mutex<Vec<Arc<Job>>>);
+
+/// One job.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Its id in the session.
+    pub(super) number: u32,
+    /// The beginning of its command.
+    pub(super) command: String,
+    pub(super) kind: Kind,
+    pub(super) started: SystemTime,
+    streams: [Mutex<Spool>; 2],
+    state: watch::Sender<State>,
+    /// The pipe to its standard input, until that is ended, or its terminal.
+    input: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+/// What a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Started as a job.
+    Background { terminal: bool },
+    /// The output of a command that has ended: what did not fit into its answer, and what it left running.
+    Command,
+}
+
+/// How far a job has come; each piece of output makes a new state.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct State {
+    pub(super) ended: Option<Ended>,
+    /// How many of its streams are still open.
+    open: u8,
+    written: u64,
+}
+
+impl State {
+    /// Whether nothing more will come.
+    pub(super) fn is_over(self, kind: Kind) -> bool {
+        self.open == 0 && (self.ended.is_some() || kind == Kind::Command)
+    }
+}
+
+impl Jobs {
+    /// Remembers a job.
+    pub(super) fn add(&self, job: Arc<Job>) {
+        let mut jobs = self.lock();
+        if jobs.len() >= MAX_JOBS {
+            let over = jobs.iter().position(|job| job.state().is_over(job.kind)).unwrap_or(0);
+            jobs.remove(over);
+        }
+        jobs.push(job);
+    }
+
+    /// The job of this number.
+    ///
+    /// # Errors
+    /// [`ShellError::Invalid`] names those that there are.
+    pub(super) fn get(&self, number: u32) -> Result<Arc<Job>, ShellError> {
+        let jobs = self.lock();
+        jobs.iter().find(|job| job.number == number).cloned().ok_or_else(|| {
+            let known: Vec<_> = jobs.iter().map(|job| job.number.to_string()).collect();
+            let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are {}", known.join(", ")) };
+            ShellError::Invalid { option: "job_id", reason: format!("the session has no job {number}; {known}") }
+        })
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Arc<Job>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    /// A job that has been started; its output is read on `runtime` from now on.
+    pub(super) fn started(
+        number: u32,
+        command: &str,
+        fds: Vec<OwnedFd>,
+        spool_bytes: u64,
+        link: &Arc<Link>,
+        runtime: &Handle,
+    ) -> Result<Arc<Self>, ShellError> {
+        let mut fds = fds.into_iter();
+        let first = Arc::new(fds.next().ok_or(ShellError::Protocol("a job without descriptors"))?);
+        let outputs: Vec<_> = fds.map(Arc::new).collect();
+        let terminal = outputs.is_empty();
+        let readers = if terminal { vec![first.clone()] } else { outputs };
+        let job = Self::new(number, command, Kind::Background { terminal }, [Spool::new(spool_bytes), Spool::new(spool_bytes)], readers.len());
+        rustix::io::ioctl_fionbio(&first, true).map_err(ShellError::io("configuring the input of a job"))?;
+        *job.input.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
+        let job = Arc::new(job);
+        job.clone().read(readers, runtime);
+        let (watched, link) = (job.clone(), link.clone());
+        runtime.spawn(async move {
+            let mut gone = link.news.gone.subscribe();
+            loop {
+                let changed = link.news.jobs_changed.notified();
+                if let Some(ended) = link.take_job_end(number) {
+                    watched.state.send_modify(|state| state.ended = Some(ended));
+                    return;
+                }
+                tokio::select! {
+                    () = changed => {}
+                    _ = gone.wait_for(|gone| *gone) => return,
+                }
+            }
+        });
+        Ok(job)
+    }
+
+    /// The output of a command that has ended: what was kept of it, and the streams that are still open.
+    pub(super) fn left_by(
+        number: u32,
+        command: &str,
+        spools: [Spool; 2],
+        streams: Vec<OwnedFd>,
+        ended: Ended,
+        runtime: &Handle,
+    ) -> Arc<Self> {
+        let job = Arc::new(Self::new(number, command, Kind::Command, spools, streams.len()));
+        job.state.send_modify(|state| state.ended = Some(ended));
+        job.clone().read(streams.into_iter().map(Arc::new).collect(), runtime);
+        job
+    }
+
+    fn new(number: u32, command: &str, kind: Kind, spools: [Spool; 2], open: usize) -> Self {
+        let command = command[..command.floor_char_boundary(COMMAND_BYTES)].to_owned();
+        let state = State { open: u8::try_from(open).unwrap_or(u8::MAX), ..State::default() };
+        Self {
+            number,
+            command,
+            kind,
+            started: SystemTime::now(),
+            streams: spools.map(Mutex::new),
+            state: watch::Sender::new(state),
+            input: Mutex::default(),
+        }
+    }
+
+    /// How far it has come.
+    pub(super) fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Reads the streams, each into its spool.
+    fn read(self: Arc<Self>, streams: Vec<Arc<OwnedFd>>, runtime: &Handle) {
+        for (index, stream) in streams.into_iter().enumerate() {
+            let job = self.clone();
+            runtime.spawn(async move {
+                // One that cannot be read is at its end.
+                let _ = job.read_one(index, &stream).await;
+                job.state.send_modify(|state| state.open -= 1);
+            });
+        }
+    }
+
+    async fn read_one(&self, index: usize, stream: &OwnedFd) -> std::io::Result<()> {
+        rustix::io::ioctl_fionbio(stream, true)?;
+        let stream = register(stream.as_fd(), Interest::READABLE)?;
+        let mut space = vec![0; READ_BYTES];
+        loop {
+            let read = stream.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut space)?)).await;
+            let length = match read {
+                // A terminal whose last user has closed it.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => 0,
+                read => read?,
+            };
+            if length == 0 {
+                return Ok(());
+            }
+            self.stream(index).push(&space[..length]);
+            self.state.send_modify(|state| state.written += length as u64);
+            tokio::time::sleep(Duration::from_secs(length as u64) / BYTES_PER_SECOND).await;
+        }
+    }
+
+    fn stream(&self, index: usize) -> MutexGuard<'_, Spool> {
+        self.streams[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it wrote from these offsets on, at most `most` bytes of each stream, waited for until the deadline if there
+    /// is nothing yet. With it how many bytes each stream has had.
+    pub(super) async fn output(&self, offsets: [u64; 2], most: usize, deadline: Instant) -> [(Piece, u64); 2] {
+        let mut changes = self.state.subscribe();
+        loop {
+            let over = changes.borrow_and_update().is_over(self.kind);
+            let pieces = [0, 1].map(|index| {
+                let stream = self.stream(index);
+                (stream.read(offsets[index], most), stream.total())
+            });
+            if over || pieces.iter().any(|(piece, _)| !piece.bytes.is_empty()) {
+                return pieces;
+            }
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return pieces;
+            }
+        }
+    }
+
+    /// How many bytes its streams have had.
+    pub(super) fn totals(&self) -> [u64; 2] {
+        [0, 1].map(|index| self.stream(index).total())
+    }
+
+    /// Waits until its end, for so long at most.
+    pub(super) async fn ended(&self, limit: Duration) -> Option<Ended> {
+        let mut changes = self.state.subscribe();
+        let ended = tokio::time::timeout(limit, changes.wait_for(|state| state.ended.is_some())).await;
+        ended.ok().and_then(Result::ok).and_then(|state| state.ended)
+    }
+
+    /// Writes to its standard input or its terminal, and ends the input if asked.
+    ///
+    /// # Errors
+    /// [`ShellError::Invalid`] when it takes no input, or does not take it until the deadline.
+    pub(super) async fn write(&self, text: &[u8], eof: bool, deadline: Instant) -> Result<(), ShellError> {
+        let refuse = |reason: &str| ShellError::Invalid { option: "job_id", reason: reason.to_owned() };
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let input = input.ok_or_else(|| refuse("the job takes no input: it is none of `background`, or its input was ended"))?;
+        write_all(&input, text, deadline).await?;
+        if eof {
+            if self.kind == (Kind::Background { terminal: true }) {
+                // What Ctrl-D sends.
+                write_all(&input, &[4], deadline).await?;
+            } else {
+                self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
+        }
+        Ok(())
+    }
+
+    /// Its terminal.
+    pub(super) fn terminal(&self) -> Option<Arc<OwnedFd>> {
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        input.filter(|_| self.kind == Kind::Background { terminal: true })
+    }
+
+    /// Sends a signal to its process group.
+    pub(super) fn signal(&self, link: &Link, signal: i32) {
+        link.tell(&Order::Signal { to: Target::Job(self.number), signal });
+    }
+}
+
+/// Writes everything, on the runtime of the caller.
+pub(super) async fn write_all(fd: &OwnedFd, mut text: &[u8], deadline: Instant) -> Result<(), ShellError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let refuse = |reason: &str| ShellError::Invalid { option: "text", reason: reason.to_owned() };
+    // Most texts fit at once.
+    while !text.is_empty() {
+        match rustix::io::write(fd, text) {
+            Ok(length) => text = &text[length..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                // A copy, since its reader may be registered with the same runtime.
+                let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(ShellError::io("copying a descriptor"))?;
+                let waiting = register(copy, Interest::WRITABLE)
+                    .map_err(ShellError::io("registering with the runtime"))?;
+                match timeout_at(deadline, waiting.writable()).await {
+                    Ok(guard) => guard.map_err(ShellError::io("waiting for the input"))?.retain_ready(),
+                    Err(_) => return Err(refuse("it was not read to its end within the call's time")),
+                }
+            }
+            Err(Errno::PIPE | Errno::IO) => return Err(refuse("nobody reads it any more")),
+            Err(error) => return Err(ShellError::io("writing the input")(error)),
+        }
+    }
+    Ok(())
+}

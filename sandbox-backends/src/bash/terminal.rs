@@ -1,0 +1,120 @@
+//! The terminal of a session's shell, seen from the server: read all the time, so that nobody inside waits for a reader.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::termios::{OptionalActions, Termios, Winsize};
+use tokio::io::Interest;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::error::ShellError;
+use super::readiness::register;
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 8 * 1024;
+/// Bytes that are kept for a call that is not quick enough; a call that has not taken them makes the terminal wait.
+const PENDING_BYTES: usize = 1 << 20;
+
+/// The master side.
+#[derive(Debug, Clone)]
+pub(super) struct Terminal {
+    master: Arc<OwnedFd>,
+    sink: Arc<Sink>,
+    /// How a new terminal is set.
+    fresh: Termios,
+}
+
+/// What was read for the call that has the terminal.
+#[derive(Debug, Default)]
+struct Sink {
+    /// None while no call has it: what is written then is dropped.
+    pending: Mutex<Option<Vec<u8>>>,
+    filled: Notify,
+    emptied: Notify,
+}
+
+impl Terminal {
+    /// Begins to read on `runtime`.
+    pub(super) fn new(master: OwnedFd, runtime: &Handle) -> Result<Self, ShellError> {
+        rustix::io::ioctl_fionbio(&master, true).map_err(ShellError::io("configuring the terminal"))?;
+        let fresh = rustix::termios::tcgetattr(&master).map_err(ShellError::io("examining the terminal"))?;
+        let terminal = Self { master: Arc::new(master), sink: Arc::default(), fresh };
+        let (master, sink) = (terminal.master.clone(), terminal.sink.clone());
+        // It ends with the terminal.
+        runtime.spawn(async move { drain(&master, &sink).await });
+        Ok(terminal)
+    }
+
+    /// From now on what is written is kept for the caller; the terminal is as if new.
+    pub(super) fn take(&self, (columns, rows): (u16, u16)) -> Result<(), ShellError> {
+        let configure = || {
+            rustix::termios::tcsetattr(&*self.master, OptionalActions::Now, &self.fresh)?;
+            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&*self.master, size)
+        };
+        configure().map_err(ShellError::io("configuring the terminal"))?;
+        *self.sink.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        Ok(())
+    }
+
+    /// From now on what is written is dropped; answers what was not taken yet.
+    pub(super) fn give_back(&self) -> Vec<u8> {
+        let rest = self.sink.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.sink.emptied.notify_one();
+        rest.unwrap_or_default()
+    }
+
+    /// Waits for what is written.
+    pub(super) async fn written(&self) -> Vec<u8> {
+        loop {
+            let filled = self.sink.filled.notified();
+            let pending = self.sink.pending.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
+            if let Some(pending) = pending.filter(|pending| !pending.is_empty()) {
+                self.sink.emptied.notify_one();
+                return pending;
+            }
+            filled.await;
+        }
+    }
+
+    /// The descriptor to write to.
+    pub(super) fn master(&self) -> &Arc<OwnedFd> {
+        &self.master
+    }
+}
+
+async fn drain(master: &OwnedFd, sink: &Sink) {
+    let Ok(events) = register(master.as_fd(), Interest::READABLE) else { return };
+    let mut space = vec![0; READ_BYTES];
+    // An error is the end of the terminal.
+    while let Ok(length) = events.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut space)?)).await {
+        if length == 0 {
+            return;
+        }
+        loop {
+            let emptied = sink.emptied.notified();
+            {
+                let mut pending = sink.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                match &mut *pending {
+                    None => break,
+                    Some(pending) if pending.len() < PENDING_BYTES => {
+                        pending.extend_from_slice(&space[..length]);
+                        sink.filled.notify_one();
+                        break;
+                    }
+                    Some(_) => {}
+                }
+            }
+            emptied.await;
+        }
+        // A flood that nobody asked for must not occupy the server.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sets the size of a terminal, in characters.
+pub(super) fn resize(master: &OwnedFd, columns: u16, rows: u16) -> Result<(), ShellError> {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(master, size).map_err(ShellError::io("resizing the terminal"))
+}

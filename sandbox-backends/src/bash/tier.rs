@@ -1,0 +1,122 @@
+//! Which isolation this host gives, found by really making a sandbox.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::cgroup::Cgroups;
+use super::config::{BashConfig, Tier};
+use super::error::{ShellError, Step};
+use super::ids;
+use super::pool::Pool;
+use super::wire::Setup;
+use super::zygote::Nursery;
+
+/// The isolation that sandboxes get.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(super) struct Isolation {
+    /// Its tier.
+    pub(super) tier: Tier,
+    /// What it lacks, in comparison with tier A.
+    pub(super) missing: Vec<Missing>,
+}
+
+/// One thing that this host does not give.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(super) struct Missing {
+    /// What is missing, and what follows from that.
+    pub(super) what: &'static str,
+    /// Why.
+    pub(super) why: String,
+    /// How to get it.
+    pub(super) remedy: &'static str,
+}
+
+/// Finds the best isolation there is: tries with everything, and gives up one thing after the other as the kernel
+/// refuses it. Answers a pool that makes such sandboxes.
+///
+/// # Errors
+/// Not even the lowest tier works.
+pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), ShellError> {
+    let mut missing = Vec::new();
+    let cgroups = || match Cgroups::find() {
+        Ok(cgroups) => (Some(cgroups), None),
+        Err(why) => (None, Some(why)),
+    };
+    let mut setup = Setup {
+        namespaces: true,
+        own_ids: ids::available().is_some(),
+        proc: true,
+        workspace_dir: config.workspace_dir.clone(),
+        read_only_paths: config.read_only_paths.clone(),
+    };
+    let (mut groups, mut groups_refused) = cgroups();
+    loop {
+        let pool = Pool::new(Nursery::new(setup.clone(), groups.take()), config.clone());
+        let error = match pool.make(config.memory_mib).await {
+            Ok(mut made) => {
+                made.sandbox.close().await?;
+                if let Some(why) = groups_refused {
+                    missing.push(Missing {
+                        what: "control groups: the memory and the processor time of a sandbox as a whole are not limited",
+                        why,
+                        remedy: "run the server as root or with a delegated control group (systemd: Delegate=yes)",
+                    });
+                }
+                let tier = match (setup.namespaces, setup.proc, missing.is_empty()) {
+                    (false, ..) => Tier::D,
+                    (true, false, _) => Tier::C,
+                    (true, true, false) => Tier::B,
+                    (true, true, true) => Tier::A,
+                };
+                return Ok((pool, Isolation { tier, missing }));
+            }
+            Err(error) => error,
+        };
+        drop(pool);
+        let ShellError::Isolation { step, .. } = &error else { return Err(error) };
+        match step {
+            Step::Cgroup if groups_refused.is_none() => groups_refused = Some(error.to_string()),
+            // Root in a user namespace with a single id.
+            Step::IdMap if setup.own_ids => setup.own_ids = false,
+            Step::Proc if setup.namespaces && setup.proc => {
+                setup.proc = false;
+                missing.push(Missing {
+                    what: "/proc inside: process substitution, /dev/stdin, ps and what else reads it do not work",
+                    why: error.to_string(),
+                    remedy: "unmask /proc of the server's container (docker: --security-opt systempaths=unconfined; \
+                             podman: --security-opt unmask=ALL)",
+                });
+            }
+            Step::Namespaces
+            | Step::IdMap
+            | Step::Identity
+            | Step::Propagation
+            | Step::RootDirectory
+            | Step::SystemFolders
+            | Step::SystemFiles
+            | Step::Devices
+            | Step::Terminals
+            | Step::WorkFolders
+            | Step::PivotRoot
+            | Step::ReadOnlyRoot
+                if setup.namespaces =>
+            {
+                setup.namespaces = false;
+                setup.own_ids = ids::available().is_some();
+                missing.push(Missing {
+                    what: "namespaces: sandboxes share the host's processes, network and file names; system call filter \
+                           and landlock are the only walls, sizes of folders are not limited, there is no /proc inside, \
+                           and nothing listens for egress",
+                    why: error.to_string(),
+                    remedy: "permit user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+                             kernel.apparmor_restrict_unprivileged_userns; in a container its seccomp profile and \
+                             CAP_SYS_ADMIN)",
+                });
+            }
+            _ => return Err(error),
+        }
+        if groups_refused.is_none() {
+            (groups, groups_refused) = cgroups();
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The tools of a session, by what they work on.
+
+mod jobs;
+mod run;

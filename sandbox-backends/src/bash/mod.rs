@@ -8,6 +8,7 @@
 mod cgroup;
 mod config;
 mod error;
+mod files;
 mod ids;
 mod inside;
 mod job;
@@ -24,13 +25,14 @@ mod streams;
 mod terminal;
 mod tier;
 mod tools;
+mod walk;
 mod wire;
 mod zygote;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use sandbox_runtime::prelude::*;
 use tokio::task::AbortHandle;
@@ -38,6 +40,7 @@ use tokio::task::AbortHandle;
 pub use config::{BashConfig, BashSessionConfig, Tier};
 use config::check_env;
 use error::ShellError;
+use files::Files;
 use job::Jobs;
 use pool::Pool;
 use sandbox::Sandbox;
@@ -64,6 +67,9 @@ pub struct BashSession {
     /// Commands take turns.
     shell: tokio::sync::Mutex<Shell>,
     jobs: Arc<Jobs>,
+    files: Arc<Files>,
+    /// The shell's directory after its last command.
+    cwd: std::sync::Mutex<String>,
     /// The terminal of the command that has one now.
     terminal: std::sync::Mutex<Option<Arc<std::os::fd::OwnedFd>>>,
     handle: SessionHandle,
@@ -117,10 +123,13 @@ impl BashBackend {
         let made = shells.pool.take(config.memory_mib).await?;
         let gone = made.sandbox.link().news.gone.subscribe();
         let watch = tokio::spawn(watch(gone, handle.clone())).abort_handle();
+        let cwd = config.cwd.clone().unwrap_or_else(|| made.shell.cwd().to_owned());
         let mut session = BashSession {
             sandbox: made.sandbox,
             shell: tokio::sync::Mutex::new(made.shell),
             jobs: made.jobs,
+            files: made.files,
+            cwd: std::sync::Mutex::new(cwd),
             terminal: std::sync::Mutex::default(),
             handle: handle.clone(),
             watch,
@@ -151,6 +160,16 @@ impl BashSession {
             return Err(ShellError::Invalid { option: "cwd", reason: "an absolute path was expected".to_owned() });
         }
         shell.adopt(&variables, config.cwd.as_deref()).await
+    }
+
+    /// The path from the root; a relative one begins in the shell's directory.
+    fn path(&self, path: &str) -> String {
+        if path.starts_with('/') || path.is_empty() {
+            return path.to_owned();
+        }
+        let cwd = self.cwd.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = path.strip_prefix("./").unwrap_or(path);
+        if path == "." { cwd.clone() } else { format!("{}/{path}", cwd.trim_end_matches('/')) }
     }
 
     async fn end(&mut self) -> Result<(), ShellError> {

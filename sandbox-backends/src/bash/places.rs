@@ -2,8 +2,11 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 /// The folders of one sandbox.
 #[derive(Debug, Clone)]
@@ -59,5 +62,12 @@ impl Places {
             }
         }
         Ok(())
+    }
+
+    /// The folder that all of them are in, for those that have one.
+    pub(super) fn base(&self) -> io::Result<OwnedFd> {
+        let base = Path::new(&self.control).parent().ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(base, flags, Mode::empty())?)
     }
 }

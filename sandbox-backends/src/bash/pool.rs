@@ -10,6 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::cgroup::Limits;
 use super::config::BashConfig;
 use super::error::ShellError;
+use super::files::Files;
 use super::ids::HostIds;
 use super::job::Jobs;
 use super::sandbox::{Belongings, Sandbox};
@@ -28,6 +29,7 @@ pub(super) struct Made {
     pub(super) sandbox: Sandbox,
     pub(super) shell: Shell,
     pub(super) jobs: Arc<Jobs>,
+    pub(super) files: Arc<Files>,
 }
 
 /// The sandboxes of a resource.
@@ -152,11 +154,14 @@ impl Pool {
         let lease = Box::new(Lease { _ids: ids, _place: place });
         let belongings = Belongings { cgroup, folder, _lease: lease, _zygote: zygote.clone() };
         let (sandbox, files) = Sandbox::make(zygote, &spec, setup.namespaces, belongings).await?;
+        let root = files.root.try_clone().map_err(ShellError::io("copying a descriptor"))?;
+        let base = if setup.namespaces { String::new() } else { spec.workspace.map_or_else(String::new, |base| base.display().to_string()) };
+        let tree = Arc::new(Files::new(root, host_id.map(|init| init + 1), base));
         let jobs = Arc::new(Jobs::default());
         let spool_bytes = self.config.output_mib << 20;
         let shell =
             Shell::start(sandbox.link().clone(), sandbox.places().clone(), files, jobs.clone(), spool_bytes).await?;
-        Ok(Made { sandbox, shell, jobs })
+        Ok(Made { sandbox, shell, jobs, files: tree })
     }
 
     /// The sandbox's folder on the host, if it has one, and how the inside is told of it.

@@ -74,7 +74,7 @@ pub(super) struct Belongings {
 
 /// The descriptors that a new sandbox hands over.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct Handed {
     pub(super) root: OwnedFd,
     pub(super) command: OwnedFd,
     pub(super) input: OwnedFd,
@@ -101,7 +101,7 @@ impl Sandbox {
         spec: &Spec,
         namespaces: bool,
         belongings: Belongings,
-    ) -> Result<(Self, Files), ShellError> {
+    ) -> Result<(Self, Handed), ShellError> {
         let socket = zygote.spawn(spec, belongings.cgroup.as_ref())?;
         let link = Arc::new(Link { socket, waiting: Mutex::default(), news: News::default() });
         let events = register(Socket(link.clone()), Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
@@ -116,7 +116,7 @@ impl Sandbox {
         let Report::Ready = report else { return Err(unexpected(report)) };
         let [root, command, input, variables, record] = take(fds)?;
         tokio::spawn(pump(events));
-        Ok((sandbox, Files { root, command, input, variables, record }))
+        Ok((sandbox, Handed { root, command, input, variables, record }))
     }
 
     /// The way to PID 1.

@@ -16,7 +16,7 @@ use super::error::ShellError;
 use super::job::{Job, Jobs};
 use super::output::{Captured, Collector};
 use super::places::Places;
-use super::sandbox::{ANSWER_LIMIT, Ended, Files, Link};
+use super::sandbox::{ANSWER_LIMIT, Ended, Handed, Link};
 use super::script::{self, Wishes};
 use super::streams::{Record, Streams};
 use super::terminal::Terminal;
@@ -46,7 +46,7 @@ const MAX_STARTS: u32 = 3;
 pub(super) struct Shell {
     link: Arc<Link>,
     places: Places,
-    files: Files,
+    files: Handed,
     /// The shell's standard input.
     pipe: OwnedFd,
     terminal: Terminal,
@@ -147,7 +147,7 @@ impl Shell {
     pub(super) async fn start(
         link: Arc<Link>,
         places: Places,
-        files: Files,
+        files: Handed,
         jobs: Arc<Jobs>,
         spool_bytes: u64,
     ) -> Result<Self, ShellError> {

@@ -108,7 +108,7 @@ impl<'a> Init<'a> {
         let (command, input) = (self.file(script::COMMAND)?, self.file(script::INPUT)?);
         let variables = self.file(script::VARIABLES)?;
         let record = self.fifo(script::RECORD, OFlags::RDWR)?;
-        let root = root()?;
+        let root = if self.setup.namespaces { root() } else { self.places.base() }?;
         let fds = [&root, &command, &input, &variables, &record].map(AsFd::as_fd);
         wire::send(self.control, &Report::Ready, &fds)
     }

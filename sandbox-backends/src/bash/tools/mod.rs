@@ -1,4 +1,8 @@
 //! The tools of a session, by what they work on.
 
+mod edit;
+mod files;
 mod jobs;
 mod run;
+mod search;
+mod transfer;

@@ -140,6 +140,7 @@ impl BashBackend {
         let _terminal = pty.then(|| session.lend_terminal(shell.terminal().master().clone()));
         let outcome =
             shell.run(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
+        outcome.cwd.clone_into(&mut session.cwd.lock().unwrap_or_else(PoisonError::into_inner));
         // The token fires so long before the deadline at most, and in short calls a fifth of their limit.
         let near = TOKEN_LEAD.min(left / 2);
         let left = context.deadline().saturating_duration_since(Instant::now());

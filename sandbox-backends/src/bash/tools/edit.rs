@@ -1,0 +1,249 @@
+//! Changing files: exact replacement and unified diffs.
+
+use std::fs::File;
+use std::io::Read;
+
+use diffy::patch_set::{FileMode, FileOperation, ParseOptions, PatchSet};
+use rustix::fs::RawMode;
+use sandbox_runtime::prelude::*;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::super::files::fail;
+use super::super::{BashBackend, BashSession};
+use super::files::{Written, digest};
+
+/// Largest file that is edited.
+const MAX_EDIT_BYTES: u64 = 64 << 20;
+/// Places that an error names.
+const NAMED_PLACES: usize = 5;
+
+/// What an edit did.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Edited {
+    /// How many places were replaced.
+    replacements: u32,
+    /// How many bytes the file has now.
+    total_bytes: u64,
+    /// SHA-256 of the file now, in hexadecimal digits.
+    sha256: String,
+}
+
+/// What a diff did.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Patched {
+    files: Vec<PatchedFile>,
+}
+
+/// One file of a diff.
+#[derive(Debug, Serialize, JsonSchema)]
+struct PatchedFile {
+    path: String,
+    change: Change,
+    /// How many hunks were applied.
+    hunks: usize,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Change {
+    Created,
+    Modified,
+    Removed,
+    Moved,
+}
+
+/// A file as it will be.
+struct Planned {
+    path: String,
+    /// None removes it.
+    content: Option<Vec<u8>>,
+    mode: Option<RawMode>,
+    change: Change,
+    hunks: usize,
+}
+
+#[tools]
+impl BashBackend {
+    /// Replace text in a file. The text must be there exactly as often as `count` says, or nothing is changed.
+    #[tool(blocking)]
+    fn edit(
+        &self,
+        session: &BashSession,
+        /// The file.
+        path: String,
+        /// The text to replace, exactly as it stands in the file, line ends and indentation included.
+        #[schemars(length(min = 1))]
+        old_text: String,
+        /// What to put in its place.
+        new_text: String,
+        /// How many places there must be; 0 replaces all, however many.
+        #[default = 1]
+        count: u32,
+        /// SHA-256 that the file must have, as `bash:read` gave it; it was changed meanwhile otherwise.
+        expected_sha256: Option<String>,
+    ) -> Result<Edited> {
+        let path = session.path(&path);
+        let _user = session.as_user()?;
+        let content = session.content(&path)?;
+        if let Some(expected) = expected_sha256 {
+            let found = digest(&content);
+            if !expected.eq_ignore_ascii_case(&found) {
+                let message = format!("`{path}` was changed: its SHA-256 is {found}, {expected} was expected; read it again");
+                return Err(ToolError::new(ErrorCode::CONFLICT, message));
+            }
+        }
+        let places: Vec<usize> = memchr::memmem::find_iter(&content, old_text.as_bytes()).collect();
+        let found = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        if found == 0 {
+            let mut message = format!("`old_text` is not in `{path}`; it must match exactly, white space included");
+            if content.windows(2).any(|pair| pair == b"\r\n") && !old_text.contains('\r') {
+                message.push_str("; lines of the file end with \\r\\n");
+            }
+            return Err(ToolError::new(ErrorCode::INVALID_INPUT, message));
+        }
+        if count > 0 && found != count {
+            let lines = places.iter().take(NAMED_PLACES).map(|place| line_of(&content, *place).to_string());
+            let lines = lines.collect::<Vec<_>>().join(", ");
+            let more = if places.len() > NAMED_PLACES { ", .." } else { "" };
+            let message = format!(
+                "`old_text` is in `{path}` {found} times, in lines {lines}{more}; `count` is {count}: give more of the text \
+                 around the place, or the right `count`"
+            );
+            return Err(ToolError::new(ErrorCode::INVALID_INPUT, message));
+        }
+        let mut edited = Vec::with_capacity(content.len());
+        let mut end = 0;
+        for place in places {
+            edited.extend_from_slice(&content[end..place]);
+            edited.extend_from_slice(new_text.as_bytes());
+            end = place + old_text.len();
+        }
+        edited.extend_from_slice(&content[end..]);
+        let Written { total_bytes, sha256 } = session.replace(&path, None, &edited)?;
+        Ok(Edited { replacements: found, total_bytes, sha256: sha256.unwrap_or_default() })
+    }
+
+    /// Apply a unified diff, such as that of `git diff` or `diff -u`, to one or more files. If a part of it does not
+    /// apply, nothing is changed.
+    #[tool(blocking)]
+    fn patch(
+        &self,
+        session: &BashSession,
+        /// The diff. Paths in it begin in `directory`; `a/` and `b/` before them are left out.
+        patch: String,
+        /// The directory; the shell's if absent.
+        #[default = "."]
+        directory: String,
+    ) -> Result<Patched> {
+        let directory = session.path(&directory);
+        let _user = session.as_user()?;
+        let planned = session.plan(&patch, &directory)?;
+        let mut files = Vec::new();
+        for Planned { path, content, mode, change, hunks } in planned {
+            match content {
+                Some(content) => {
+                    session.make_parents(&path)?;
+                    session.replace(&path, mode, &content)?;
+                }
+                None => {
+                    session.files.remove(&path, false)?;
+                }
+            }
+            files.push(PatchedFile { path, change, hunks });
+        }
+        // The removal that belongs to a move is no change of its own.
+        files.retain(|file| file.hunks != usize::MAX);
+        Ok(Patched { files })
+    }
+}
+
+impl BashSession {
+    /// A whole file.
+    fn content(&self, path: &str) -> Result<Vec<u8>> {
+        let file: File = self.files.open(path)?;
+        let length = file.metadata().map_err(|error| fail(path, error))?.len();
+        let mut content = Vec::new();
+        file.take(MAX_EDIT_BYTES + 1).read_to_end(&mut content).map_err(|error| fail(path, error))?;
+        if content.len() as u64 > MAX_EDIT_BYTES {
+            let message = format!("`{path}` has {length} bytes, at most {MAX_EDIT_BYTES} can be edited");
+            return Err(ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, message));
+        }
+        Ok(content)
+    }
+
+    /// What the files of a diff are to become.
+    fn plan(&self, patch: &str, directory: &str) -> Result<Vec<Planned>> {
+        let refuse = |message: String| ToolError::new(ErrorCode::INVALID_INPUT, message);
+        let git = patch.lines().any(|line| line.starts_with("diff --git "));
+        let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
+        let mut planned = Vec::new();
+        for file in PatchSet::parse(patch, options) {
+            let file = file.map_err(|error| refuse(format!("`patch` is no unified diff: {error}")))?;
+            let prefixed = |path: &str| path.starts_with("a/") || path.starts_with("b/");
+            let strip = match file.operation() {
+                FileOperation::Delete(path) | FileOperation::Create(path) => prefixed(path),
+                FileOperation::Modify { original, modified } => original.starts_with("a/") && modified.starts_with("b/"),
+                // Git gives these without.
+                FileOperation::Rename { .. } | FileOperation::Copy { .. } => false,
+            };
+            let operation = file.operation().strip_prefix(usize::from(strip));
+            let Some(hunks) = file.patch().as_text() else {
+                return Err(refuse("`patch` changes a binary file, which is not supported".into()));
+            };
+            let place = |path: &str| if path.starts_with('/') { path.to_owned() } else { format!("{directory}/{path}") };
+            let mode = match file.new_mode() {
+                Some(FileMode::Executable) => Some(0o755),
+                Some(FileMode::Regular) => Some(0o644),
+                Some(_) => return Err(refuse("`patch` makes a link or a submodule, which is not supported".into())),
+                None => None,
+            };
+            let (from, to, change) = match &operation {
+                FileOperation::Create(path) => (None, Some(place(path)), Change::Created),
+                FileOperation::Delete(path) => (Some(place(path)), None, Change::Removed),
+                FileOperation::Modify { original, modified } => {
+                    // A diff of two names, such as that of a file and its copy, changes the one that is there.
+                    let (original, modified) = (place(original), place(modified));
+                    let path = if self.files.stat(&modified, true).is_ok() { modified } else { original };
+                    (Some(path.clone()), Some(path), Change::Modified)
+                }
+                FileOperation::Rename { from, to } => (Some(place(from)), Some(place(to)), Change::Moved),
+                FileOperation::Copy { from, to } => (Some(place(from)), Some(place(to)), Change::Created),
+            };
+            if change == Change::Created
+                && let Some(to) = &to
+                && self.files.stat(to, false).is_ok()
+            {
+                return Err(refuse(format!("`patch` makes `{to}`, which exists already")));
+            }
+            let content = from.as_deref().map_or(Ok(String::new()), |path| {
+                String::from_utf8(self.content(path)?).map_err(|_| refuse(format!("`{path}` is no text")))
+            })?;
+            let applied = diffy::apply(&content, hunks).map_err(|error| {
+                let path = from.as_deref().or(to.as_deref()).unwrap_or_default();
+                refuse(format!("`patch` does not apply to `{path}`: {error}; nothing was changed"))
+            })?;
+            let hunks = hunks.hunks().len();
+            match (from, to) {
+                (from, Some(to)) => {
+                    planned.push(Planned { path: to, content: Some(applied.into_bytes()), mode, change, hunks });
+                    if let (Some(path), Change::Moved) = (from, change) {
+                        planned.push(Planned { path, content: None, mode: None, change, hunks: usize::MAX });
+                    }
+                }
+                (Some(path), None) => planned.push(Planned { path, content: None, mode: None, change, hunks }),
+                (None, None) => {}
+            }
+        }
+        if planned.is_empty() {
+            return Err(refuse("`patch` holds no change: a unified diff with `---`, `+++` and `@@` lines was expected".into()));
+        }
+        Ok(planned)
+    }
+}
+
+/// The number of the line in which a byte stands.
+fn line_of(content: &[u8], place: usize) -> usize {
+    memchr::memchr_iter(b'\n', &content[..place]).count() + 1
+}

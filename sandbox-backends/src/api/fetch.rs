@@ -183,7 +183,7 @@ async fn check(config: &FetchConfig, url: &Url) -> Result<Vec<SocketAddr>> {
 fn may_reach(config: &FetchConfig, name: &str, addresses: &[SocketAddr]) -> bool {
     addresses.iter().all(|address| {
         let (ip, port) = (address.ip(), address.port());
-        guard::is_public(ip) || config.allow_private.iter().any(|entry| entry.allows(name, ip, port))
+        crate::address::is_public(ip) || config.allow_private.iter().any(|entry| entry.allows(name, ip, port))
     })
 }
 

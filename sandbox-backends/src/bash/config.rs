@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::egress::EgressConfig;
 use super::error::ShellError;
 use super::script::is_name;
 
@@ -58,6 +59,8 @@ pub struct BashConfig {
     /// Output of a command or job that can be fetched after its answer, in MiB for each stream.
     #[schemars(range(min = 1, max = 65_536))]
     pub output_mib: u64,
+    /// What sandboxes may reach; nothing if absent.
+    pub egress: EgressConfig,
     /// Environment of every session.
     pub env: BTreeMap<String, String>,
 }
@@ -76,6 +79,7 @@ impl Default for BashConfig {
             workspace_dir: None,
             read_only_paths: Vec::new(),
             output_mib: 64,
+            egress: EgressConfig::default(),
             env: BTreeMap::new(),
         }
     }
@@ -92,6 +96,18 @@ pub struct BashSessionConfig {
     /// Memory in MiB, instead of the resource's and not more than that.
     #[schemars(range(min = 16))]
     pub memory_mib: Option<u64>,
+    /// What the sandbox may reach, as `host:port`: a part of what the resource permits, and all of it if absent.
+    pub egress: Option<SessionEgress>,
+    /// Files to begin with, by path, with their text. Folders above them are made.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What a session may reach.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionEgress {
+    /// Servers as `host:port`, each covered by the resource's own list.
+    pub allow: Vec<String>,
 }
 
 impl BashConfig {

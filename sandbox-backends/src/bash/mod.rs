@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod config;
+mod egress;
 mod error;
 mod files;
 mod ids;
@@ -37,8 +38,10 @@ use std::sync::{Arc, PoisonError};
 use sandbox_runtime::prelude::*;
 use tokio::task::AbortHandle;
 
-pub use config::{BashConfig, BashSessionConfig, Tier};
+pub use config::{BashConfig, BashSessionConfig, SessionEgress, Tier};
+pub use egress::EgressConfig;
 use config::check_env;
+use egress::{Egress, Rule};
 use error::ShellError;
 use files::Files;
 use job::Jobs;
@@ -52,6 +55,8 @@ pub struct BashBackend {
     config: BashConfig,
     /// The least isolation to start with.
     strict: Tier,
+    /// What sandboxes may reach.
+    egress: Vec<Rule>,
 }
 
 /// What is shared by all sessions of the resource.
@@ -72,6 +77,7 @@ pub struct BashSession {
     cwd: std::sync::Mutex<String>,
     /// The terminal of the command that has one now.
     terminal: std::sync::Mutex<Option<Arc<std::os::fd::OwnedFd>>>,
+    egress: Option<Egress>,
     handle: SessionHandle,
     watch: AbortHandle,
 }
@@ -82,7 +88,8 @@ impl BashBackend {
     fn new(config: BashConfig, resource: &ResourceContext) -> Result<Self> {
         check_env(&config.env)?;
         let strict = config.strict.unwrap_or(if resource.is_exposed() { Tier::B } else { Tier::D });
-        Ok(Self { config, strict })
+        let egress = egress::rules(&config.egress.allow)?;
+        Ok(Self { config, strict, egress })
     }
 
     /// Makes a sandbox, so that a host which refuses them is found at the start and not by the first client, and begins
@@ -112,8 +119,15 @@ impl BashBackend {
         Ok(())
     }
 
-    async fn initialize(&self, config: BashSessionConfig, shells: &Shells, handle: &SessionHandle) -> Result<BashSession> {
+    async fn initialize(
+        &self,
+        config: BashSessionConfig,
+        shells: &Shells,
+        worker: &WorkerId,
+        handle: &SessionHandle,
+    ) -> Result<BashSession> {
         check_env(&config.env)?;
+        let egress = self.egress(&config)?;
         if let (Some(asked), limit) = (config.memory_mib, self.config.sandbox_memory_mib())
             && asked > limit
         {
@@ -131,12 +145,13 @@ impl BashBackend {
             files: made.files,
             cwd: std::sync::Mutex::new(cwd),
             terminal: std::sync::Mutex::default(),
+            egress: None,
             handle: handle.clone(),
             watch,
         };
-        if let Err(error) = session.prepare(&self.config, &config).await {
+        if let Err(error) = session.prepare(&self.config, &config, egress, worker).await {
             session.end().await?;
-            return Err(error.into());
+            return Err(error);
         }
         Ok(session)
     }
@@ -146,20 +161,59 @@ impl BashBackend {
     }
 }
 
+impl BashBackend {
+    /// What a session may reach.
+    fn egress(&self, config: &BashSessionConfig) -> Result<Vec<Rule>, ShellError> {
+        let Some(asked) = &config.egress else { return Ok(self.egress.clone()) };
+        let asked_rules = egress::rules(&asked.allow)?;
+        for (rule, text) in asked_rules.iter().zip(&asked.allow) {
+            if !self.egress.iter().any(|own| own.covers(rule)) {
+                let reason = format!("`{text}` is not covered by what the resource permits");
+                return Err(ShellError::Invalid { option: "egress.allow", reason });
+            }
+        }
+        Ok(asked_rules)
+    }
+}
+
 impl BashSession {
     /// Makes a sandbox that was ready for anybody the worker's own.
-    async fn prepare(&mut self, resource: &BashConfig, config: &BashSessionConfig) -> Result<(), ShellError> {
+    async fn prepare(
+        &mut self,
+        resource: &BashConfig,
+        config: &BashSessionConfig,
+        egress: Vec<Rule>,
+        worker: &WorkerId,
+    ) -> Result<(), ToolError> {
+        let mut proxy = std::collections::BTreeMap::new();
+        if !egress.is_empty() {
+            let [listener] = self.sandbox.link().order(&wire::Order::Egress).await?;
+            let max_bytes = resource.egress.max_mib << 20;
+            self.egress = Some(Egress::start(listener, egress, max_bytes, worker.to_string())?);
+            for name in ["http_proxy", "https_proxy", "all_proxy"] {
+                proxy.insert(name.to_owned(), egress::PROXY_URL.to_owned());
+                proxy.insert(name.to_uppercase(), egress::PROXY_URL.to_owned());
+            }
+            for name in ["no_proxy", "NO_PROXY"] {
+                proxy.insert(name.to_owned(), "localhost,127.0.0.1,::1".to_owned());
+            }
+        }
+        if !config.files.is_empty() {
+            let (files, texts) = (self.files.clone(), config.files.clone());
+            let written = tokio::task::spawn_blocking(move || write_all(&files, &texts)).await;
+            written.unwrap_or_else(|error| Err(ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())))?;
+        }
         let shell = self.shell.get_mut();
-        let variables = script::exports(resource.env.iter().chain(&config.env));
+        let variables = script::exports(proxy.iter().chain(&resource.env).chain(&config.env));
         if variables.is_empty() && config.cwd.is_none() {
             return Ok(());
         }
         if let Some(cwd) = &config.cwd
             && !cwd.starts_with('/')
         {
-            return Err(ShellError::Invalid { option: "cwd", reason: "an absolute path was expected".to_owned() });
+            return Err(ShellError::Invalid { option: "cwd", reason: "an absolute path was expected".to_owned() }.into());
         }
-        shell.adopt(&variables, config.cwd.as_deref()).await
+        Ok(shell.adopt(&variables, config.cwd.as_deref()).await?)
     }
 
     /// The path from the root; a relative one begins in the shell's directory.
@@ -176,6 +230,19 @@ impl BashSession {
         self.watch.abort();
         self.sandbox.close().await
     }
+}
+
+/// Writes the files that a session begins with.
+fn write_all(files: &Files, texts: &std::collections::BTreeMap<String, String>) -> Result<()> {
+    let _user = files.as_user().map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))?;
+    for (path, text) in texts {
+        let path = if path.starts_with('/') { path.clone() } else { format!("/workspace/{path}") };
+        if let Some((parent, _)) = path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
+            files.make_folder(parent, true, 0o755)?;
+        }
+        files.replace(&path, None, |file| std::io::Write::write_all(file, text.as_bytes()))?;
+    }
+    Ok(())
 }
 
 /// Says that the session is dead when its sandbox is.

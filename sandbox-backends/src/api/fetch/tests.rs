@@ -367,7 +367,7 @@ fn public_addresses() {
          2001:0:101:101::fefe:fefe"
         .split_whitespace()
     {
-        assert!(guard::is_public(ip.parse().expect(ip)), "{ip}");
+        assert!(crate::address::is_public(ip.parse().expect(ip)), "{ip}");
     }
     for ip in "0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1 \
          127.255.255.255 168.63.129.16 169.254.169.254 169.254.170.2 172.16.0.1 172.31.255.255 \
@@ -379,7 +379,7 @@ fn public_addresses() {
          3fff:fff::1 4000::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fec0::1 ff02::1"
         .split_whitespace()
     {
-        assert!(!guard::is_public(ip.parse().expect(ip)), "{ip}");
+        assert!(!crate::address::is_public(ip.parse().expect(ip)), "{ip}");
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Tools(Tools),
     /// Check a configuration against the linked backends; every fault is reported with its place.
     Check(Check),
+    /// Start every resource of a configuration once, and say how each fares here and what is missing.
+    Doctor(Doctor),
     /// List a worker's sessions on a running server.
     Sessions(Sessions),
     /// Look after a worker's runs on a running server: calls that run, and for ten minutes those that ended.
@@ -131,6 +133,15 @@ pub(crate) struct Check {
     /// Print the JSON Schema of the configuration instead.
     #[arg(long)]
     pub(crate) schema: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -15,6 +15,7 @@ mod answer;
 mod args;
 mod check;
 mod connect;
+mod doctor;
 mod exec;
 mod follow;
 mod live;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Tools(args) => tools::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Runs(args) => runs::run(&args),
     }

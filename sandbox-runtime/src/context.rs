@@ -80,7 +80,14 @@ pub struct ResourceContext {
 
 impl ResourceContext {
     pub(crate) fn new(name: Arc<str>, data_dir: Option<PathBuf>, exposed: bool, runtime: Handle) -> Self {
-        Self { name, data_dir, exposed, facts: RwLock::default(), runtime, blocking: Arc::new(Semaphore::new(MAX_BLOCKING_THREADS)) }
+        Self {
+            name,
+            data_dir,
+            exposed,
+            facts: RwLock::default(),
+            runtime,
+            blocking: Arc::new(Semaphore::new(MAX_BLOCKING_THREADS)),
+        }
     }
 
     /// One of the threads for synchronous bodies.

@@ -244,3 +244,20 @@ fn what_is_wrong_with_the_server_is_said_in_words_of_the_command_line() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn doctor_starts_every_resource_and_says_what_is_missing() {
+    let fine = cli(&["doctor", "--json"]);
+    let found = stdout(&fine);
+    let bash = found.as_array().unwrap().iter().find(|resource| resource["resource"] == "bash").unwrap().clone();
+    assert_eq!((fine.status.code(), &bash["last_error"]), (Some(0), &Value::Null), "{found}");
+    let isolation = &bash["facts"]["isolation"];
+    assert_eq!(isolation["tier"] == "A", isolation["missing"] == json!([]), "{isolation}");
+    let text = cli(&["doctor"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("bash starts") && text.contains("tier: "), "{text}");
+    let config = config(&json!({ "resources": { "bash": { "config": { "read_only_paths": ["/nonexistent"] } } } }));
+    let ill = cli(&["doctor", "--config", config.path().to_str().unwrap()]);
+    let text = String::from_utf8(ill.stdout).unwrap();
+    assert!(ill.status.code() == Some(1) && text.contains("bash does not start"), "{text}");
+}

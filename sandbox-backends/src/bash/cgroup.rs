@@ -74,7 +74,9 @@ impl Cgroups {
             Ok((folder.clone(), File::open(folder)?))
         });
         let tops = tops.collect::<io::Result<Vec<_>>>().map_err(|error| {
-            format!("making a control group failed: {error}; run the server with a delegated group (systemd: Delegate=yes)")
+            format!(
+                "making a control group failed: {error}; run the server with a delegated group (systemd: Delegate=yes)"
+            )
         })?;
         let found = Self { tops, version, next: AtomicU64::new(0) };
         if version == Version::Two {
@@ -167,7 +169,12 @@ impl Cgroup {
         // Those of PID 1 and of a shell that is being replaced are beside the shell's own.
         fs::write(pids.join("pids.max"), limits.pids.saturating_add(2).to_string())?;
         let Some(cpus) = limits.cpus else { return Ok(()) };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "the configuration's schema bounds it")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "the configuration's schema bounds it"
+        )]
         let quota = (cpus * PERIOD_US as f64) as u64;
         match (self.version, self.folders.get(2)) {
             (Version::Two, _) => fs::write(self.folders[0].join("cpu.max"), format!("{quota} {PERIOD_US}")),
@@ -275,7 +282,8 @@ fn folder(mounts: &str, kind: &str, option: Option<&str>, group: &str) -> Option
 
 /// The place for groups of version 2.
 fn version_two(mounts: &str, own: &str, name: &str) -> Result<PathBuf, String> {
-    let group = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("there is no control group of version 2")?;
+    let group =
+        own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("there is no control group of version 2")?;
     let own = folder(mounts, "cgroup2", None, group).ok_or("no cgroup2 file system is mounted")?;
     let root = folder(mounts, "cgroup2", None, "/").unwrap_or_else(|| own.clone());
     let controllers = |of: &Path| fs::read_to_string(of.join("cgroup.controllers")).unwrap_or_default();

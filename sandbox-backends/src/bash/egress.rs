@@ -74,7 +74,11 @@ enum Host {
 
 /// The entries of an allow-list.
 pub(super) fn rules(allow: &[String]) -> Result<Vec<Rule>, ShellError> {
-    allow.iter().map(|entry| entry.parse()).collect::<Result<_, _>>().map_err(|reason| ShellError::Invalid { option: "egress.allow", reason })
+    allow
+        .iter()
+        .map(|entry| entry.parse())
+        .collect::<Result<_, _>>()
+        .map_err(|reason| ShellError::Invalid { option: "egress.allow", reason })
 }
 
 impl FromStr for Rule {
@@ -95,7 +99,9 @@ impl FromStr for Rule {
             Host::Any
         } else {
             let (below, name) = host.strip_prefix("*.").map_or((false, host.as_str()), |name| (true, name));
-            let label = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+            let label = |label: &str| {
+                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            };
             if !name.split('.').all(label) {
                 return Err(refuse());
             }
@@ -158,7 +164,12 @@ struct Policy {
 
 impl Egress {
     /// Begins to accept. To be called on the runtime that outlives calls.
-    pub(super) fn start(listener: OwnedFd, rules: Vec<Rule>, max_bytes: u64, label: String) -> Result<Self, ShellError> {
+    pub(super) fn start(
+        listener: OwnedFd,
+        rules: Vec<Rule>,
+        max_bytes: u64,
+        label: String,
+    ) -> Result<Self, ShellError> {
         let listener = std::net::TcpListener::from(listener);
         listener.set_nonblocking(true).map_err(ShellError::io("configuring the egress proxy"))?;
         let listener = TcpListener::from_std(listener).map_err(ShellError::io("starting the egress proxy"))?;
@@ -198,7 +209,8 @@ struct Wanted {
 /// Serves one connection.
 async fn serve(mut client: TcpStream, policy: Arc<Policy>) {
     let Ok(_place) = policy.connections.try_acquire() else {
-        let refusal = Refusal("503 Service Unavailable", format!("{MAX_CONNECTIONS} connections of this sandbox are open"));
+        let refusal =
+            Refusal("503 Service Unavailable", format!("{MAX_CONNECTIONS} connections of this sandbox are open"));
         return refuse(&mut client, &refusal).await;
     };
     let wanted = match timeout(HEAD_LIMIT, read_head(&mut client)).await {
@@ -234,11 +246,14 @@ async fn read_head(client: &mut TcpStream) -> Result<Option<Wanted>, Refusal> {
                     let (host, port) = authority(target, None).ok_or_else(|| bad("CONNECT takes host:port"))?;
                     return Ok(Some(Wanted { host, port, head: None, rest: bytes[length..].to_vec() }));
                 }
-                let rest = target.strip_prefix("http://").ok_or_else(|| bad("this is a proxy: CONNECT, or a URL with http://, was expected"))?;
+                let rest = target
+                    .strip_prefix("http://")
+                    .ok_or_else(|| bad("this is a proxy: CONNECT, or a URL with http://, was expected"))?;
                 let (name, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
                 let (host, port) = authority(name, Some(80)).ok_or_else(|| bad("the URL names no server"))?;
                 let slash = if path.starts_with('/') { "" } else { "/" };
-                let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n").into_bytes();
+                let mut head =
+                    format!("{method} {slash}{path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n").into_bytes();
                 for header in request.headers.iter() {
                     // The name in the URL counts, and what is between the client and the proxy stays there.
                     let between = ["host", "connection", "proxy-connection", "proxy-authorization", "keep-alive"];
@@ -389,7 +404,9 @@ mod tests {
         ] {
             assert_eq!(rule(entry).permits_name(host, port), permitted, "{entry} {host}:{port}");
         }
-        for entry in ["", "pypi.org", "pypi.org:0", "pypi.org:x", ":443", "a b:1", "*example.com:1", "a.*.b:1", "http://a:1"] {
+        for entry in
+            ["", "pypi.org", "pypi.org:0", "pypi.org:x", ":443", "a b:1", "*example.com:1", "a.*.b:1", "http://a:1"]
+        {
             assert!(entry.parse::<Rule>().is_err(), "{entry}");
         }
     }

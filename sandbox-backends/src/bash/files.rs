@@ -158,7 +158,10 @@ impl Files {
         let mut inside = PathBuf::from(self.inside(path)?);
         for _ in 0..MAX_LINKS {
             let Some(Component::Normal(name)) = inside.components().next_back() else {
-                return Err(FileError::Path { path: path.to_owned(), reason: "the path of a file or a folder was expected" });
+                return Err(FileError::Path {
+                    path: path.to_owned(),
+                    reason: "the path of a file or a folder was expected",
+                });
             };
             let name = CString::new(name.as_encoded_bytes()).map_err(|error| fail(path, io::Error::other(error)))?;
             let parent = inside.parent().unwrap_or(Path::new("")).to_owned();
@@ -176,11 +179,11 @@ impl Files {
     /// Makes a folder, with those above it if asked.
     pub(super) fn make_folder(&self, path: &str, parents: bool, mode: RawMode) -> Result<bool, FileError> {
         let inside = PathBuf::from(self.inside(path)?.trim_start_matches('/'));
-        let mut made = PathBuf::from("/");
+        let mut so_far = PathBuf::from("/");
         let mut new = false;
         let mut components = inside.components().peekable();
         while let Some(component) = components.next() {
-            made.push(component);
+            so_far.push(component);
             let last = components.peek().is_none();
             if !last && !parents {
                 continue;
@@ -188,11 +191,11 @@ impl Files {
             if !matches!(component, Component::Normal(_)) {
                 continue;
             }
-            let place = self.locate(&made.to_string_lossy(), true)?;
+            let place = self.locate(&so_far.to_string_lossy(), true)?;
             match rustix::fs::mkdirat(&place.folder, &place.name, Mode::from_raw_mode(mode)) {
                 Ok(()) => new = true,
                 Err(Errno::EXIST) => {
-                    let found = self.look(&made.to_string_lossy(), true)?;
+                    let found = self.look(&so_far.to_string_lossy(), true)?;
                     expect_kind(path, &found, FileType::Directory)?;
                     new = false;
                 }
@@ -231,7 +234,8 @@ impl Files {
             return Err(FileError::Kind { path: path.to_owned(), expected: "a regular file", found });
         }
         let random = getrandom::u64().map_err(|error| fail(path, io::Error::other(error)))?;
-        let name = CString::new(format!(".sandbox-{random:016x}")).map_err(|error| fail(path, io::Error::other(error)))?;
+        let name =
+            CString::new(format!(".sandbox-{random:016x}")).map_err(|error| fail(path, io::Error::other(error)))?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&place.folder, &name, flags, Mode::from_raw_mode(0o644));
         let file = File::from(file.map_err(|error| fail(path, error))?);
@@ -247,8 +251,13 @@ impl Files {
     pub(super) fn append(&self, path: &str, mode: Option<RawMode>, bytes: &[u8]) -> Result<u64, FileError> {
         let place = self.locate(path, true)?;
         // Not blocking, for something else than a file may be there.
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK
-            | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY
+            | OFlags::APPEND
+            | OFlags::CREATE
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
         if let Ok(found) = self.look(path, true) {
             expect_kind(path, &found, FileType::RegularFile)?;
         }

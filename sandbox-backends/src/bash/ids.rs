@@ -33,7 +33,9 @@ fn range(map: &str) -> Option<(u32, u32)> {
     let mut widest = None;
     for line in map.lines() {
         let mut fields = line.split_whitespace().map(str::parse::<u32>);
-        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let end = first.saturating_add(count);
         if first <= BASE && end >= BASE + 2 * PAIRS {
             return Some((BASE, PAIRS));

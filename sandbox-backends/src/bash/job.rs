@@ -2,6 +2,7 @@
 //! time, so that they never wait for a reader, and kept to be fetched.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -23,12 +24,18 @@ const MAX_JOBS: usize = 64;
 const COMMAND_BYTES: usize = 1000;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 32 * 1024;
+/// The pause between looks at what is still to be read.
+const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// How fast the output of what runs beside the shell is read, so that a flood occupies its sandbox and not the server.
 const BYTES_PER_SECOND: u32 = 32 << 20;
 
 /// The jobs of one session, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(Mutex<Vec<Arc<Job>>>);
+pub(super) struct Jobs {
+    known: Mutex<Vec<Arc<Job>>>,
+    /// The numbers given so far.
+    numbers: AtomicU32,
+}
 
 /// One job.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub(super) struct Job {
     state: watch::Sender<State>,
     /// The pipe to its standard input, until that is ended, or its terminal.
     input: Mutex<Option<Arc<OwnedFd>>>,
+    /// What its streams are read from.
+    readers: Vec<Arc<OwnedFd>>,
 }
 
 /// What a job is.
@@ -71,6 +80,11 @@ impl State {
 }
 
 impl Jobs {
+    /// The number of a new job, from 1.
+    pub(super) fn next_number(&self) -> u32 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Remembers a job.
     pub(super) fn add(&self, job: Arc<Job>) {
         let mut jobs = self.lock();
@@ -89,7 +103,8 @@ impl Jobs {
         let jobs = self.lock();
         jobs.iter().find(|job| job.number == number).cloned().ok_or_else(|| {
             let known: Vec<_> = jobs.iter().map(|job| job.number.to_string()).collect();
-            let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are {}", known.join(", ")) };
+            let known =
+                if known.is_empty() { "there are none".to_owned() } else { format!("there are {}", known.join(", ")) };
             ShellError::Invalid { option: "job_id", reason: format!("the session has no job {number}; {known}") }
         })
     }
@@ -100,7 +115,7 @@ impl Jobs {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,11 +134,12 @@ impl Job {
         let outputs: Vec<_> = fds.map(Arc::new).collect();
         let terminal = outputs.is_empty();
         let readers = if terminal { vec![first.clone()] } else { outputs };
-        let job = Self::new(number, command, Kind::Background { terminal }, [Spool::new(spool_bytes), Spool::new(spool_bytes)], readers.len());
+        let spools = [Spool::new(spool_bytes), Spool::new(spool_bytes)];
+        let job = Self::new(number, command, Kind::Background { terminal }, spools, readers);
         rustix::io::ioctl_fionbio(&first, true).map_err(ShellError::io("configuring the input of a job"))?;
         *job.input.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
         let job = Arc::new(job);
-        job.clone().read(readers, runtime);
+        job.clone().read(runtime);
         let (watched, link) = (job.clone(), link.clone());
         runtime.spawn(async move {
             let mut gone = link.news.gone.subscribe();
@@ -151,15 +167,16 @@ impl Job {
         ended: Ended,
         runtime: &Handle,
     ) -> Arc<Self> {
-        let job = Arc::new(Self::new(number, command, Kind::Command, spools, streams.len()));
+        let streams = streams.into_iter().map(Arc::new).collect();
+        let job = Arc::new(Self::new(number, command, Kind::Command, spools, streams));
         job.state.send_modify(|state| state.ended = Some(ended));
-        job.clone().read(streams.into_iter().map(Arc::new).collect(), runtime);
+        job.clone().read(runtime);
         job
     }
 
-    fn new(number: u32, command: &str, kind: Kind, spools: [Spool; 2], open: usize) -> Self {
+    fn new(number: u32, command: &str, kind: Kind, spools: [Spool; 2], readers: Vec<Arc<OwnedFd>>) -> Self {
         let command = command[..command.floor_char_boundary(COMMAND_BYTES)].to_owned();
-        let state = State { open: u8::try_from(open).unwrap_or(u8::MAX), ..State::default() };
+        let state = State { open: u8::try_from(readers.len()).unwrap_or(u8::MAX), ..State::default() };
         Self {
             number,
             command,
@@ -168,6 +185,7 @@ impl Job {
             streams: spools.map(Mutex::new),
             state: watch::Sender::new(state),
             input: Mutex::default(),
+            readers,
         }
     }
 
@@ -177,8 +195,8 @@ impl Job {
     }
 
     /// Reads the streams, each into its spool.
-    fn read(self: Arc<Self>, streams: Vec<Arc<OwnedFd>>, runtime: &Handle) {
-        for (index, stream) in streams.into_iter().enumerate() {
+    fn read(self: Arc<Self>, runtime: &Handle) {
+        for (index, stream) in self.readers.iter().cloned().enumerate() {
             let job = self.clone();
             runtime.spawn(async move {
                 // One that cannot be read is at its end.
@@ -193,8 +211,14 @@ impl Job {
         let stream = register(stream.as_fd(), Interest::READABLE)?;
         let mut space = vec![0; READ_BYTES];
         loop {
-            let read = stream.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut space)?)).await;
-            let length = match read {
+            let read = stream.async_io(Interest::READABLE, |fd| {
+                // Over both, so that whoever holds it sees either that something is there or what it was.
+                let mut spool = self.stream(index);
+                let length = rustix::io::read(fd, &mut space)?;
+                spool.push(&space[..length]);
+                Ok(length)
+            });
+            let length = match read.await {
                 // A terminal whose last user has closed it.
                 Err(error) if error.raw_os_error() == Some(libc::EIO) => 0,
                 read => read?,
@@ -202,7 +226,6 @@ impl Job {
             if length == 0 {
                 return Ok(());
             }
-            self.stream(index).push(&space[..length]);
             self.state.send_modify(|state| state.written += length as u64);
             tokio::time::sleep(Duration::from_secs(length as u64) / BYTES_PER_SECOND).await;
         }
@@ -249,8 +272,9 @@ impl Job {
     /// [`ShellError::Invalid`] when it takes no input, or does not take it until the deadline.
     pub(super) async fn write(&self, text: &[u8], eof: bool, deadline: Instant) -> Result<(), ShellError> {
         let refuse = |reason: &str| ShellError::Invalid { option: "job_id", reason: reason.to_owned() };
-        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let input = input.ok_or_else(|| refuse("the job takes no input: it is none of `background`, or its input was ended"))?;
+        let input = self
+            .input_pipe()
+            .ok_or_else(|| refuse("the job takes no input: it is none of `background`, or its input was ended"))?;
         write_all(&input, text, deadline).await?;
         if eof {
             if self.kind == (Kind::Background { terminal: true }) {
@@ -263,10 +287,29 @@ impl Job {
         Ok(())
     }
 
+    /// The pipe to its standard input.
+    pub(super) fn input_pipe(&self) -> Option<Arc<OwnedFd>> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until everything that was written so far has been read.
+    pub(super) async fn drained(&self) {
+        for (index, reader) in self.readers.iter().enumerate() {
+            loop {
+                let spool = self.stream(index);
+                let left = rustix::io::ioctl_fionread(&**reader).unwrap_or(0);
+                drop(spool);
+                if left == 0 {
+                    break;
+                }
+                tokio::time::sleep(DRAIN_PAUSE).await;
+            }
+        }
+    }
+
     /// Its terminal.
     pub(super) fn terminal(&self) -> Option<Arc<OwnedFd>> {
-        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        input.filter(|_| self.kind == Kind::Background { terminal: true })
+        self.input_pipe().filter(|_| self.kind == Kind::Background { terminal: true })
     }
 
     /// Sends a signal to its process group.
@@ -289,8 +332,8 @@ pub(super) async fn write_all(fd: &OwnedFd, mut text: &[u8], deadline: Instant) 
             Err(Errno::AGAIN) => {
                 // A copy, since its reader may be registered with the same runtime.
                 let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(ShellError::io("copying a descriptor"))?;
-                let waiting = register(copy, Interest::WRITABLE)
-                    .map_err(ShellError::io("registering with the runtime"))?;
+                let waiting =
+                    register(copy, Interest::WRITABLE).map_err(ShellError::io("registering with the runtime"))?;
                 match timeout_at(deadline, waiting.writable()).await {
                     Ok(guard) => guard.map_err(ShellError::io("waiting for the input"))?.retain_ready(),
                     Err(_) => return Err(refuse("it was not read to its end within the call's time")),

@@ -6,6 +6,7 @@
 //! gives (`tier.rs`). What runs beside the shell is a job (`job.rs`).
 
 mod cgroup;
+mod code;
 mod config;
 mod egress;
 mod error;
@@ -38,9 +39,10 @@ use std::sync::{Arc, PoisonError};
 use sandbox_runtime::prelude::*;
 use tokio::task::AbortHandle;
 
+use code::Interpreters;
+use config::check_env;
 pub use config::{BashConfig, BashSessionConfig, SessionEgress, Tier};
 pub use egress::EgressConfig;
-use config::check_env;
 use egress::{Egress, Rule};
 use error::ShellError;
 use files::Files;
@@ -78,6 +80,10 @@ pub struct BashSession {
     /// The terminal of the command that has one now.
     terminal: std::sync::Mutex<Option<Arc<std::os::fd::OwnedFd>>>,
     egress: Option<Egress>,
+    /// Interpreters that keep their state.
+    interpreters: tokio::sync::Mutex<Interpreters>,
+    /// Where reading goes on between calls.
+    runtime: tokio::runtime::Handle,
     handle: SessionHandle,
     watch: AbortHandle,
 }
@@ -87,6 +93,13 @@ pub struct BashSession {
 impl BashBackend {
     fn new(config: BashConfig, resource: &ResourceContext) -> Result<Self> {
         check_env(&config.env)?;
+        let folders = config.workspace_dir.iter().map(|path| ("workspace_dir", path));
+        for (option, path) in folders.chain(config.read_only_paths.iter().map(|path| ("read_only_paths", path))) {
+            if !path.is_absolute() || !path.exists() {
+                let reason = format!("{} is no absolute path of something that exists", path.display());
+                return Err(ShellError::Invalid { option, reason }.into());
+            }
+        }
         let strict = config.strict.unwrap_or(if resource.is_exposed() { Tier::B } else { Tier::D });
         let egress = egress::rules(&config.egress.allow)?;
         Ok(Self { config, strict, egress })
@@ -97,7 +110,11 @@ impl BashBackend {
     async fn warmup(&self, resource: &ResourceContext) -> Result<Shells> {
         let (pool, isolation) = tier::find(&self.config).await?;
         resource.set_facts(serde_json::json!({ "isolation": isolation }));
-        let missing: Vec<_> = isolation.missing.iter().map(|missing| format!("{} ({}); {}", missing.what, missing.why, missing.remedy)).collect();
+        let missing: Vec<_> = isolation
+            .missing
+            .iter()
+            .map(|missing| format!("{} ({}); {}", missing.what, missing.why, missing.remedy))
+            .collect();
         let missing = missing.join(". ");
         if isolation.tier > self.strict {
             let message = format!(
@@ -107,7 +124,11 @@ impl BashBackend {
             return Err(ToolError::new(ErrorCode::DEPENDENCY_FAILURE, message));
         }
         if isolation.tier > Tier::A {
-            tracing::warn!(resource = resource.name(), "sandboxes have isolation tier {:?}. Missing: {missing}", isolation.tier);
+            tracing::warn!(
+                resource = resource.name(),
+                "sandboxes have isolation tier {:?}. Missing: {missing}",
+                isolation.tier
+            );
         }
         let pool = Arc::new(pool);
         pool.keep_filled();
@@ -146,6 +167,8 @@ impl BashBackend {
             cwd: std::sync::Mutex::new(cwd),
             terminal: std::sync::Mutex::default(),
             egress: None,
+            interpreters: tokio::sync::Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
             handle: handle.clone(),
             watch,
         };
@@ -198,11 +221,7 @@ impl BashSession {
                 proxy.insert(name.to_owned(), "localhost,127.0.0.1,::1".to_owned());
             }
         }
-        if !config.files.is_empty() {
-            let (files, texts) = (self.files.clone(), config.files.clone());
-            let written = tokio::task::spawn_blocking(move || write_all(&files, &texts)).await;
-            written.unwrap_or_else(|error| Err(ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())))?;
-        }
+        self.write_texts(config.files.clone()).await?;
         let shell = self.shell.get_mut();
         let variables = script::exports(proxy.iter().chain(&resource.env).chain(&config.env));
         if variables.is_empty() && config.cwd.is_none() {
@@ -211,9 +230,22 @@ impl BashSession {
         if let Some(cwd) = &config.cwd
             && !cwd.starts_with('/')
         {
-            return Err(ShellError::Invalid { option: "cwd", reason: "an absolute path was expected".to_owned() }.into());
+            return Err(
+                ShellError::Invalid { option: "cwd", reason: "an absolute path was expected".to_owned() }.into()
+            );
         }
         Ok(shell.adopt(&variables, config.cwd.as_deref()).await?)
+    }
+
+    /// Writes files, by path.
+    async fn write_texts(&self, texts: std::collections::BTreeMap<String, String>) -> Result<()> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let files = self.files.clone();
+        let texts: Vec<_> = texts.into_iter().map(|(path, text)| (self.path(&path), text)).collect();
+        let written = tokio::task::spawn_blocking(move || write_all(&files, &texts)).await;
+        written.unwrap_or_else(|error| Err(ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())))
     }
 
     /// The path from the root; a relative one begins in the shell's directory.
@@ -232,15 +264,14 @@ impl BashSession {
     }
 }
 
-/// Writes the files that a session begins with.
-fn write_all(files: &Files, texts: &std::collections::BTreeMap<String, String>) -> Result<()> {
+/// Writes files, with the folders above them.
+fn write_all(files: &Files, texts: &[(String, String)]) -> Result<()> {
     let _user = files.as_user().map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))?;
     for (path, text) in texts {
-        let path = if path.starts_with('/') { path.clone() } else { format!("/workspace/{path}") };
         if let Some((parent, _)) = path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
             files.make_folder(parent, true, 0o755)?;
         }
-        files.replace(&path, None, |file| std::io::Write::write_all(file, text.as_bytes()))?;
+        files.replace(path, None, |file| std::io::Write::write_all(file, text.as_bytes()))?;
     }
     Ok(())
 }

@@ -54,7 +54,9 @@ impl Places {
 
     /// Makes the folders in a host folder that exists; they belong to this user if one is given.
     pub(super) fn create(&self, owner: Option<u32>) -> io::Result<()> {
-        for (folder, mode, owner) in [(&self.control, 0o711, None), (&self.workspace, 0o700, owner), (&self.tmp, 0o700, owner)] {
+        for (folder, mode, owner) in
+            [(&self.control, 0o711, None), (&self.workspace, 0o700, owner), (&self.tmp, 0o700, owner)]
+        {
             fs::create_dir(folder)?;
             fs::set_permissions(folder, Permissions::from_mode(mode))?;
             if owner.is_some() {

@@ -107,10 +107,7 @@ impl Pool {
         let memory_mib = memory_mib.or(self.config.memory_mib);
         // A limit of each process is set when it is started.
         let fits = self.nursery.cgroups.is_some() || memory_mib == self.config.memory_mib;
-        while fits {
-            let ready = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            self.taken.notify_one();
-            let Some(mut made) = ready else { break };
+        while let Some(mut made) = self.ready(fits) {
             if made.shell.check().await.is_err() {
                 continue;
             }
@@ -122,6 +119,16 @@ impl Pool {
             return Ok(made);
         }
         self.make(memory_mib).await
+    }
+
+    /// One of those that are ready, if such a one is wanted.
+    fn ready(&self, wanted: bool) -> Option<Made> {
+        if !wanted {
+            return None;
+        }
+        let ready = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        self.taken.notify_one();
+        ready
     }
 
     /// Makes a sandbox and starts its shell.
@@ -155,7 +162,11 @@ impl Pool {
         let belongings = Belongings { cgroup, folder, _lease: lease, _zygote: zygote.clone() };
         let (sandbox, files) = Sandbox::make(zygote, &spec, setup.namespaces, belongings).await?;
         let root = files.root.try_clone().map_err(ShellError::io("copying a descriptor"))?;
-        let base = if setup.namespaces { String::new() } else { spec.workspace.map_or_else(String::new, |base| base.display().to_string()) };
+        let base = if setup.namespaces {
+            String::new()
+        } else {
+            spec.workspace.map_or_else(String::new, |base| base.display().to_string())
+        };
         let tree = Arc::new(Files::new(root, host_id.map(|init| init + 1), base));
         let jobs = Arc::new(Jobs::default());
         let spool_bytes = self.config.output_mib << 20;
@@ -174,7 +185,8 @@ impl Pool {
             (None, false) => std::env::temp_dir(),
         };
         let number = self.folders.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let name = format!("sandbox-{}-{number}-{:08x}", std::process::id(), getrandom::u32().map_err(std::io::Error::other)?);
+        let name =
+            format!("sandbox-{}-{number}-{:08x}", std::process::id(), getrandom::u32().map_err(std::io::Error::other)?);
         let folder = parent.join(&name);
         // Without namespaces the shell's user passes through it to its own folders.
         let mode = if setup.namespaces { 0o700 } else { 0o711 };

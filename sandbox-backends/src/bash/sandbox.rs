@@ -104,16 +104,17 @@ impl Sandbox {
     ) -> Result<(Self, Handed), ShellError> {
         let socket = zygote.spawn(spec, belongings.cgroup.as_ref())?;
         let link = Arc::new(Link { socket, waiting: Mutex::default(), news: News::default() });
-        let events = register(Socket(link.clone()), Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
+        let events = register(Socket(link.clone()), Interest::READABLE)
+            .map_err(ShellError::io("registering with the runtime"))?;
         let begun = timeout(ANSWER_LIMIT, next(&events)).await;
         let (report, fds) = begun.map_err(|_| silent())??;
-        let Report::Begun = report else { return Err(unexpected(report)) };
+        let Report::Begun = report else { return Err(unexpected(&report)) };
         let [init] = take(fds)?;
         let places = Places::new(spec.workspace.as_deref().filter(|_| !namespaces));
         // From here on a drop kills.
         let sandbox = Self { link, init, places, namespaces, belongings };
         let (report, fds) = timeout(ANSWER_LIMIT, next(&events)).await.map_err(|_| silent())??;
-        let Report::Ready = report else { return Err(unexpected(report)) };
+        let Report::Ready = report else { return Err(unexpected(&report)) };
         let [root, command, input, variables, record] = take(fds)?;
         tokio::spawn(pump(events));
         Ok((sandbox, Handed { root, command, input, variables, record }))
@@ -284,9 +285,9 @@ fn take<const N: usize>(fds: Fds) -> Result<[OwnedFd; N], ShellError> {
     fds.try_into().map_err(|_| ShellError::Protocol("a report without its descriptors"))
 }
 
-fn unexpected(report: Report) -> ShellError {
+fn unexpected(report: &Report) -> ShellError {
     match report {
-        Report::Failed(refusal) => refusal.into(),
+        Report::Failed(refusal) => (*refusal).into(),
         _ => ShellError::Protocol("an unexpected report"),
     }
 }

@@ -39,6 +39,11 @@ pub(super) fn job_command(number: u32) -> String {
     format!("j{number}c")
 }
 
+/// The fifo on which a job can report.
+pub(super) fn job_record(number: u32) -> String {
+    format!("j{number}r")
+}
+
 /// The file with the state that a job begins with.
 pub(super) fn job_state(number: u32) -> String {
     format!("j{number}s")

@@ -57,7 +57,6 @@ pub(super) struct Shell {
     /// Whether the last command has come to its end.
     idle: bool,
     jobs: Arc<Jobs>,
-    next_job: u32,
     spool_bytes: u64,
     /// Where reading goes on between calls.
     runtime: Handle,
@@ -172,7 +171,6 @@ impl Shell {
             ended,
             idle: true,
             jobs,
-            next_job: 1,
             spool_bytes,
             runtime,
         };
@@ -217,12 +215,8 @@ impl Shell {
     ) -> Result<RunOutcome, ShellError> {
         let command = check_text("command", request.command, MAX_COMMAND_BYTES)?;
         let stdin = request.stdin.map(|stdin| check_size("stdin", stdin, MAX_INPUT_BYTES)).transpose()?;
-        let wishes = Wishes {
-            env: request.env,
-            cwd: request.cwd,
-            input: stdin.is_some(),
-            terminal: request.terminal.is_some(),
-        };
+        let wishes =
+            Wishes { env: request.env, cwd: request.cwd, input: stdin.is_some(), terminal: request.terminal.is_some() };
         let nonce = nonce()?;
         if cancel.is_cancelled() {
             return Ok(self.never_run());
@@ -230,7 +224,8 @@ impl Shell {
         let mut restarts = self.recover().await?;
         let lines = script::run_lines(&self.places, self.slot, &nonce, &wishes);
         if lines.len() > MAX_LINE_BYTES {
-            let reason = format!("variables and folder take {} bytes, at most {MAX_LINE_BYTES} are accepted", lines.len());
+            let reason =
+                format!("variables and folder take {} bytes, at most {MAX_LINE_BYTES} are accepted", lines.len());
             return Err(ShellError::Invalid { option: "env", reason });
         }
         self.idle = false;
@@ -250,8 +245,8 @@ impl Shell {
         cancel: &CancellationToken,
     ) -> Result<Arc<Job>, ShellError> {
         let command = check_text("command", request.command, MAX_COMMAND_BYTES)?;
-        let number = self.next_job();
-        let [file] = self.link.order(&Order::JobFiles(number)).await?;
+        let number = self.jobs.next_number();
+        let [file, _record] = self.link.order(&Order::JobFiles(number)).await?;
         let mut text = String::new();
         if let Some(cwd) = request.cwd {
             text.push_str("\\builtin cd -- ");
@@ -268,7 +263,8 @@ impl Shell {
         let lines = script::state_lines(&self.places, number, &nonce);
         self.run_once(RunRequest::small(""), cancel, &nonce, &lines, &mut restarts).await?;
         self.idle = true;
-        let order = Order::Job { number, terminal: request.terminal };
+        let line = script::job_line(&self.places, number);
+        let order = Order::Job { number, line, terminal: request.terminal };
         let fds = if request.terminal.is_some() {
             Vec::from(self.link.order::<1>(&order).await?)
         } else {
@@ -298,11 +294,6 @@ impl Shell {
     /// The working directory.
     pub(super) fn cwd(&self) -> &str {
         &self.cwd
-    }
-
-    fn next_job(&mut self) -> u32 {
-        self.next_job += 1;
-        self.next_job - 1
     }
 
     /// What is said of a command that was cancelled before it began.
@@ -411,7 +402,7 @@ impl Shell {
         let end = Ended { code: exit_code, signal, saved: false };
         let (captured, spools) = output.finish();
         let job = if captured.iter().any(|captured| captured.truncated) || left.is_some() {
-            let number = self.next_job();
+            let number = self.jobs.next_number();
             let streams = left.map(Vec::from).unwrap_or_default();
             self.jobs.add(Job::left_by(number, request.command, spools, streams, end, &self.runtime));
             Some(number)
@@ -638,7 +629,7 @@ impl Ladder {
         let left = self.deadline.saturating_duration_since(now) / 4;
         let (stage, pause) = match self.stage {
             Stage::Running => (Stage::Interrupted, RECORD_GRACE),
-            Stage::Interrupted => (Stage::AskedAgain, INTERRUPT_GRACE - RECORD_GRACE),
+            Stage::Interrupted => (Stage::AskedAgain, INTERRUPT_GRACE.saturating_sub(RECORD_GRACE)),
             Stage::AskedAgain => (Stage::Killed, KILL_GRACE),
             Stage::Killed => (Stage::DescendantsKilled, KILL_GRACE),
             Stage::DescendantsKilled | Stage::ShellKilled => (Stage::ShellKilled, ANSWER_LIMIT),
@@ -668,13 +659,13 @@ fn check_size<'a>(option: &'static str, text: &'a str, limit: usize) -> Result<&
     Ok(text.as_bytes())
 }
 
-fn nonce() -> Result<String, ShellError> {
+pub(super) fn nonce() -> Result<String, ShellError> {
     let number = getrandom::u64().map_err(|error| io::Error::other(error.to_string()));
     Ok(format!("{:016x}", number.map_err(ShellError::io("drawing a random number"))?))
 }
 
 /// Replaces the content of a file.
-fn replace(file: &OwnedFd, mut text: &[u8]) -> Result<(), ShellError> {
+pub(super) fn replace(file: &OwnedFd, mut text: &[u8]) -> Result<(), ShellError> {
     let failed = ShellError::io("writing a file of the protocol");
     rustix::fs::ftruncate(file, text.len() as u64).map_err(ShellError::io("writing a file of the protocol"))?;
     let mut offset = 0;

@@ -90,7 +90,8 @@ impl Spool {
         let mut bytes = vec![0; length];
         let place = offset % self.limit;
         let first = usize::try_from(self.limit - place).unwrap_or(usize::MAX).min(length);
-        let read = file.read_exact_at(&mut bytes[..first], place).and_then(|()| file.read_exact_at(&mut bytes[first..], 0));
+        let read =
+            file.read_exact_at(&mut bytes[..first], place).and_then(|()| file.read_exact_at(&mut bytes[first..], 0));
         if read.is_err() {
             bytes.clear();
         }

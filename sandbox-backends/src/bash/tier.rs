@@ -73,7 +73,11 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
             Err(error) => error,
         };
         drop(pool);
-        let ShellError::Isolation { step, .. } = &error else { return Err(error) };
+        let ShellError::Isolation { step, source } = &error else { return Err(error) };
+        if !is_refusal(source) {
+            // A fault, which a lower tier would only hide.
+            return Err(error);
+        }
         match step {
             Step::Cgroup if groups_refused.is_none() => groups_refused = Some(error.to_string()),
             // Root in a user namespace with a single id.
@@ -119,4 +123,11 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
             (groups, groups_refused) = cgroups();
         }
     }
+}
+
+/// Whether the kernel, or a container's filter, does not permit it.
+fn is_refusal(error: &std::io::Error) -> bool {
+    let refusals =
+        [libc::EPERM, libc::EACCES, libc::ENOSPC, libc::EUSERS, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP];
+    error.raw_os_error().is_some_and(|code| refusals.contains(&code))
 }

@@ -92,10 +92,10 @@ pub(super) enum Order {
     Shell { cwd: String },
     /// Make the output fifos of this number; those of the number before lose their names.
     Slot(u32),
-    /// Make the command file and the state file of this job.
+    /// Make the files of this job: command, state, record fifo.
     JobFiles(u32),
-    /// Start this job; with a terminal of so many columns and rows if they are given.
-    Job { number: u32, terminal: Option<(u16, u16)> },
+    /// Start this job: a line for `bash -c`; with a terminal of so many columns and rows if they are given.
+    Job { number: u32, line: String, terminal: Option<(u16, u16)> },
     /// Send a signal.
     Signal { to: Target, signal: i32 },
     /// Listen for the egress proxy.
@@ -133,7 +133,7 @@ pub(super) enum Report {
     ShellEnded { code: i32, signal: Option<i32>, saved: bool },
     /// New output fifos; beside it their reading sides.
     Slot,
-    /// The files of a job; beside it the command file.
+    /// The files of a job; beside it the command file and the record fifo.
     JobFiles,
     /// A job has started; beside it its input, output and error pipes, or the master side of its terminal.
     Job,
@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn packets_carry_descriptors_and_end_with_the_socket() {
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let order = Order::Signal { to: Target::Job(7), signal: 9 };
         send(&ours, &order, &[ours.as_fd(), theirs.as_fd()]).unwrap();
         let (got, fds) = receive::<Order>(&theirs).unwrap().unwrap();

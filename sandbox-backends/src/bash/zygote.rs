@@ -67,7 +67,8 @@ impl Zygote {
     }
 
     async fn answer(&self, limit: Duration) -> Result<FromZygote, ShellError> {
-        let socket = register(self.socket.as_fd(), Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
+        let socket = register(self.socket.as_fd(), Interest::READABLE)
+            .map_err(ShellError::io("registering with the runtime"))?;
         let received = timeout(limit, socket.async_io(Interest::READABLE, |socket| wire::receive(socket)));
         match received.await {
             Ok(Ok(Some((answer, _)))) => Ok(answer),

@@ -137,6 +137,8 @@ impl Tool {
         while let Some(again) = attr::take(attributes, "tool") {
             errors.on(again, "`#[tool]` stands twice; keep one");
         }
+        // What is taken by value, and how much of it, is what clients send: no matter of style.
+        attributes.push(syn::parse_quote!(#[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]));
         let (name, name_span) = wire_name(&options, &signature.ident, place, errors);
         check_options(&options, signature, place, errors);
         check_plain(signature, "a tool", errors);

@@ -1,4 +1,5 @@
 /// Search the web.
+#[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
 async fn search(
     config: &WebSearchConfig,
     query: String,
@@ -111,6 +112,7 @@ const _: () = {
 };
 /// Send a message back.
 #[cfg(unix)]
+#[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
 pub async fn echo(message: String) -> Result<Echo> {
     Ok(Echo { message })
 }

@@ -3,6 +3,7 @@ impl Vm {
         Ok(VmSession)
     }
     /// The block stays, without what only the macro understands, and further blocks of the type find a backend.
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     async fn click(&self, x: u32) -> Result<()> {
         Ok(())
     }

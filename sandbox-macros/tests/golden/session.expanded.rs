@@ -21,12 +21,14 @@ impl VmBackend {
         session.stop(reason).await
     }
     /// Take a screenshot.
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     async fn screenshot(&self, session: &VmSession, pool: &Pool) -> Result<Screenshot> {
         session.screenshot().await
     }
     /// Click at a point.
     ///
     /// Nothing happens outside the screen.
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     async fn click(
         self: &Arc<Self>,
         session: &mut VmSession,
@@ -40,6 +42,7 @@ impl VmBackend {
     }
     /// Compute for long.
     #[cfg(feature = "compute")]
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     fn run(
         &self,
         session: &mut VmSession,

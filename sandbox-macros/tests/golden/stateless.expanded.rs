@@ -1,5 +1,6 @@
 impl Plain {
     /// Say nothing.
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     async fn nothing(&self) -> Result<()> {
         Ok(())
     }
@@ -88,6 +89,7 @@ const _: () = {
 };
 impl Plain {
     /// Say who calls.
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     fn who(&self, worker: &WorkerId) -> Result<String> {
         Ok(worker.to_string())
     }

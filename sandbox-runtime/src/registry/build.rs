@@ -164,7 +164,8 @@ impl Build<'_> {
                 }
             };
         let data_dir = self.shared.data_dir.map(|folder| folder.join("resources").join(name));
-        let context = Arc::new(ResourceContext::new(name.into(), data_dir, self.shared.exposed, self.shared.runtime.clone()));
+        let context =
+            Arc::new(ResourceContext::new(name.into(), data_dir, self.shared.exposed, self.shared.runtime.clone()));
         let limits = limits(resource, config);
         let resource_entry = Arc::new(Resource {
             name: name.into(),

@@ -1,9 +1,6 @@
 //! Which private addresses the configuration allows.
 
-use std::{
-    net::IpAddr,
-    str::FromStr,
-};
+use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use serde::Deserialize;

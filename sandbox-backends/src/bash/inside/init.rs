@@ -174,12 +174,13 @@ impl<'a> Init<'a> {
             },
             Order::JobFiles(number) => {
                 let made = self.shell_file(&script::job_state(number));
-                match made.and_then(|()| self.file(&script::job_command(number))) {
-                    Ok(command) => self.report(&Report::JobFiles, &[command.as_fd()]),
+                let record = made.and_then(|()| self.fifo(&script::job_record(number), OFlags::RDWR));
+                match record.and_then(|record| Ok((self.file(&script::job_command(number))?, record))) {
+                    Ok((command, record)) => self.report(&Report::JobFiles, &[command.as_fd(), record.as_fd()]),
                     Err(error) => self.report(&Report::Failed((Step::ControlFiles, error).into()), &[]),
                 }
             }
-            Order::Job { number, terminal } => match self.start_job(number, terminal) {
+            Order::Job { number, line, terminal } => match self.start_job(number, &line, terminal) {
                 Ok(fds) => self.report(&Report::Job, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()),
                 Err(failure) => {
                     self.remove_job_files(number);
@@ -241,14 +242,14 @@ impl<'a> Init<'a> {
     }
 
     fn remove_job_files(&self, number: u32) {
-        for name in [script::job_state(number), script::job_command(number)] {
+        for name in [script::job_state(number), script::job_command(number), script::job_record(number)] {
             let _ = fs::remove_file(self.places.control(&name));
         }
     }
 
     /// Starts a shell in `cwd` and answers the pipe for its input and the master side of its terminal.
     fn start_shell(&mut self, cwd: &str) -> Result<(OwnedFd, OwnedFd), Failure> {
-        let terminal = Terminal::open(&self.identity).during(Step::Terminal)?;
+        let terminal = Terminal::open(self.identity).during(Step::Terminal)?;
         let master = terminal.master().during(Step::Terminal)?;
         let (input, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during(Step::ShellStreams)?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
@@ -261,23 +262,22 @@ impl<'a> Init<'a> {
             terminal: Some(&terminal),
             cwd,
         };
-        let pid = program.start(self.setup, &self.spec, &self.places, &self.identity)?;
+        let pid = program.start(self.setup, &self.spec, &self.places, self.identity)?;
         self.shell = Some(pid);
         self.terminal = Some(terminal);
         Ok((writer, master))
     }
 
     /// Starts a job; answers its input, output and error pipes, or the master side of its terminal.
-    fn start_job(&mut self, number: u32, size: Option<(u16, u16)>) -> Result<Vec<OwnedFd>, Failure> {
-        let line = script::job_line(&self.places, number);
-        let arguments = ["bash", "--norc", "--noprofile", "-c", &line, "bash"].map(String::from);
+    fn start_job(&mut self, number: u32, line: &str, size: Option<(u16, u16)>) -> Result<Vec<OwnedFd>, Failure> {
+        let arguments = ["bash", "--norc", "--noprofile", "-c", line, "bash"].map(String::from);
         let start = |streams, terminal| {
             let program = Program { arguments: &arguments, streams, terminal, cwd: self.places.workspace() };
-            program.start(self.setup, &self.spec, &self.places, &self.identity)
+            program.start(self.setup, &self.spec, &self.places, self.identity)
         };
         let (pid, ends) = match size {
             Some(size) => {
-                let terminal = Terminal::open(&self.identity).during(Step::Terminal)?;
+                let terminal = Terminal::open(self.identity).during(Step::Terminal)?;
                 terminal.resize(size).during(Step::Terminal)?;
                 let pid = start([terminal.slave(); 3], Some(&terminal))?;
                 (pid, vec![terminal.master().during(Step::Terminal)?])

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use landlock::{
-    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
+    Scope,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -77,7 +77,7 @@ fn set_rules(setup: &Setup, places: &Places) -> Result<RulesetStatus, RulesetErr
     if setup.namespaces {
         // Everything that is mounted may be read.
         allow("/", read)?;
-        allow("/dev/pts", device.into())?;
+        allow("/dev/pts", device)?;
         allow("/dev/shm", all)?;
         // What a process may write here is decided by its owner; `/proc/sys` and the like belong to the host's root.
         allow("/proc", read | AccessFs::WriteFile)?;
@@ -95,11 +95,11 @@ fn set_rules(setup: &Setup, places: &Places) -> Result<RulesetStatus, RulesetErr
             allow(&path.to_string_lossy(), read)?;
         }
         // Its terminals: the rule is for the folder, and belonging to another user keeps others' out.
-        allow("/dev/pts", device.into())?;
-        allow("/dev/ptmx", device.into())?;
+        allow("/dev/pts", device)?;
+        allow("/dev/ptmx", device)?;
     }
     for name in DEVICES {
-        allow(&format!("/dev/{name}"), device.into())?;
+        allow(&format!("/dev/{name}"), device)?;
     }
     for folder in [places.workspace(), places.tmp(), places.control_folder()] {
         allow(folder, all)?;

@@ -79,7 +79,8 @@ impl Identity {
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
                 let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
                 let Some((id, rest)) = stat.split_once(' ') else { continue };
-                let mut fields = rest.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).into_iter().flatten();
+                let mut fields =
+                    rest.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).into_iter().flatten();
                 let (state, parent) = (fields.next(), fields.next().and_then(|parent| parent.parse().ok()));
                 if parent == Some(this.as_raw_nonzero().get())
                     && state != Some("Z")
@@ -113,7 +114,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    pub(super) fn open(identity: &Identity) -> io::Result<Self> {
+    pub(super) fn open(identity: Identity) -> io::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags)?;
         rustix::pty::unlockpt(&master)?;
@@ -156,7 +157,13 @@ pub(super) struct Program<'a> {
 
 impl Program<'_> {
     /// Starts it; a failure of any step up to the execution is answered.
-    pub(super) fn start(&self, setup: &Setup, spec: &Spec, places: &Places, identity: &Identity) -> Result<Pid, Failure> {
+    pub(super) fn start(
+        &self,
+        setup: &Setup,
+        spec: &Spec,
+        places: &Places,
+        identity: Identity,
+    ) -> Result<Pid, Failure> {
         let arguments = self.arguments.iter().map(|argument| c_string(argument.as_str()));
         let arguments = arguments.collect::<io::Result<Vec<_>>>().during(Step::Exec)?;
         let variables = environment(places).map(|(name, value)| c_string(format!("{name}={value}")));

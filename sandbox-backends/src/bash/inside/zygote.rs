@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType};
-use rustix::process::{Pid, WaitOptions, Signal, getegid, geteuid, pidfd_send_signal};
+use rustix::process::{Pid, Signal, WaitOptions, getegid, geteuid, pidfd_send_signal};
 use rustix::thread::UnshareFlags;
 
 use super::super::error::Step;

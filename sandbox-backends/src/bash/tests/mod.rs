@@ -40,7 +40,12 @@ async fn sh(made: &mut Made, command: &str) -> RunOutcome {
 
 /// A request with a time limit.
 fn request(command: &str, timeout: Duration) -> RunRequest<'_> {
-    RunRequest { timeout, deadline: tokio::time::Instant::now() + LONG, max_output_bytes: 65536, ..RunRequest::small(command) }
+    RunRequest {
+        timeout,
+        deadline: tokio::time::Instant::now() + LONG,
+        max_output_bytes: 65536,
+        ..RunRequest::small(command)
+    }
 }
 
 async fn sh_for(made: &mut Made, command: &str, timeout: Duration) -> RunOutcome {

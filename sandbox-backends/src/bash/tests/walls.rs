@@ -39,8 +39,7 @@ async fn the_host_is_hidden() {
 
 #[tokio::test]
 async fn resources_are_limited() {
-    let config =
-        BashConfig { workspace_mib: 8, tmp_mib: 4, pids: 50, memory_mib: Some(256), ..BashConfig::default() };
+    let config = BashConfig { workspace_mib: 8, tmp_mib: 4, pids: 50, memory_mib: Some(256), ..BashConfig::default() };
     let mut shell = start_with(&config).await;
     let outcome =
         sh(&mut shell, "head -c 20000000 /dev/zero > /workspace/f; stat -c %s /workspace/f; rm /workspace/f").await;

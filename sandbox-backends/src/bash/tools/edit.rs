@@ -90,7 +90,8 @@ impl BashBackend {
         if let Some(expected) = expected_sha256 {
             let found = digest(&content);
             if !expected.eq_ignore_ascii_case(&found) {
-                let message = format!("`{path}` was changed: its SHA-256 is {found}, {expected} was expected; read it again");
+                let message =
+                    format!("`{path}` was changed: its SHA-256 is {found}, {expected} was expected; read it again");
                 return Err(ToolError::new(ErrorCode::CONFLICT, message));
             }
         }
@@ -174,17 +175,19 @@ impl BashSession {
     }
 
     /// What the files of a diff are to become.
-    fn plan(&self, patch: &str, directory: &str) -> Result<Vec<Planned>> {
+    fn plan(&self, diff: &str, directory: &str) -> Result<Vec<Planned>> {
         let refuse = |message: String| ToolError::new(ErrorCode::INVALID_INPUT, message);
-        let git = patch.lines().any(|line| line.starts_with("diff --git "));
+        let git = diff.lines().any(|line| line.starts_with("diff --git "));
         let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
         let mut planned = Vec::new();
-        for file in PatchSet::parse(patch, options) {
+        for file in PatchSet::parse(diff, options) {
             let file = file.map_err(|error| refuse(format!("`patch` is no unified diff: {error}")))?;
             let prefixed = |path: &str| path.starts_with("a/") || path.starts_with("b/");
             let strip = match file.operation() {
                 FileOperation::Delete(path) | FileOperation::Create(path) => prefixed(path),
-                FileOperation::Modify { original, modified } => original.starts_with("a/") && modified.starts_with("b/"),
+                FileOperation::Modify { original, modified } => {
+                    original.starts_with("a/") && modified.starts_with("b/")
+                }
                 // Git gives these without.
                 FileOperation::Rename { .. } | FileOperation::Copy { .. } => false,
             };
@@ -192,7 +195,8 @@ impl BashSession {
             let Some(hunks) = file.patch().as_text() else {
                 return Err(refuse("`patch` changes a binary file, which is not supported".into()));
             };
-            let place = |path: &str| if path.starts_with('/') { path.to_owned() } else { format!("{directory}/{path}") };
+            let place =
+                |path: &str| if path.starts_with('/') { path.to_owned() } else { format!("{directory}/{path}") };
             let mode = match file.new_mode() {
                 Some(FileMode::Executable) => Some(0o755),
                 Some(FileMode::Regular) => Some(0o644),
@@ -237,7 +241,9 @@ impl BashSession {
             }
         }
         if planned.is_empty() {
-            return Err(refuse("`patch` holds no change: a unified diff with `---`, `+++` and `@@` lines was expected".into()));
+            return Err(refuse(
+                "`patch` holds no change: a unified diff with `---`, `+++` and `@@` lines was expected".into(),
+            ));
         }
         Ok(planned)
     }

@@ -122,7 +122,7 @@ impl BashBackend {
         let job = session.jobs.get(job_id)?;
         let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let wait = Instant::now() + Duration::from_millis(wait_ms);
-        let deadline = wait.min(Instant::from(context.deadline()) - ANSWER_MARGIN);
+        let deadline = wait.min(context.deadline() - ANSWER_MARGIN);
         let waiting = job.output([offset, stderr_offset], most, deadline);
         let pieces = tokio::select! {
             pieces = waiting => pieces,

@@ -1,5 +1,6 @@
 //! The tools of a session, by what they work on.
 
+mod code;
 mod edit;
 mod files;
 mod jobs;

@@ -19,7 +19,7 @@ use super::super::wire::{Order, Target};
 use super::super::{BashBackend, BashSession};
 
 /// What a call needs at its end to interrupt a command and still answer.
-const ANSWER_MARGIN: Duration = Duration::from_secs(3);
+pub(super) const ANSWER_MARGIN: Duration = Duration::from_secs(3);
 /// The longest time before its deadline that a call is told to end.
 const TOKEN_LEAD: Duration = Duration::from_secs(2);
 /// The size of a new terminal, in columns and rows.
@@ -116,7 +116,7 @@ impl BashBackend {
             timeout,
             hard_timeout,
             idle_timeout: idle_timeout_ms.map(Duration::from_millis),
-            deadline: context.deadline().into(),
+            deadline: context.deadline(),
             stdin: stdin.as_deref(),
             env: &env,
             cwd: cwd.as_deref(),
@@ -134,12 +134,12 @@ impl BashBackend {
         };
         if background {
             let began = Instant::now();
-            let job = shell.start_job(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
+            let job =
+                shell.start_job(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
             return Ok(RunResult::started(job.number, shell.cwd(), began));
         }
         let _terminal = pty.then(|| session.lend_terminal(shell.terminal().master().clone()));
-        let outcome =
-            shell.run(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
+        let outcome = shell.run(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
         outcome.cwd.clone_into(&mut session.cwd.lock().unwrap_or_else(PoisonError::into_inner));
         // The token fires so long before the deadline at most, and in short calls a fifth of their limit.
         let near = TOKEN_LEAD.min(left / 2);
@@ -192,7 +192,7 @@ impl BashBackend {
         #[default = false]
         eof: bool,
     ) -> Result<()> {
-        let deadline = Instant::from(context.deadline()) - TOKEN_LEAD;
+        let deadline = context.deadline() - TOKEN_LEAD;
         if let Some(job) = job_id {
             return Ok(session.jobs.get(job)?.write(text.as_bytes(), eof, deadline).await?);
         }
@@ -245,7 +245,7 @@ impl BashBackend {
 }
 
 /// A time limit in milliseconds, which must lie within what the call permits.
-fn limit_within(name: &str, asked: Option<u64>, most: Duration) -> Result<Duration> {
+pub(super) fn limit_within(name: &str, asked: Option<u64>, most: Duration) -> Result<Duration> {
     let Some(asked) = asked.map(Duration::from_millis) else { return Ok(most) };
     if asked > most {
         let message = format!(

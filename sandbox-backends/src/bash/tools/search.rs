@@ -31,7 +31,7 @@ struct Matches {
 }
 
 /// The lines that match.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Lines {
     matches: Vec<LineMatch>,
     /// Whether there are more.
@@ -156,7 +156,9 @@ impl BashBackend {
                 return Next::Skip;
             }
             if kind == FileType::RegularFile
-                && matcher.as_ref().is_none_or(|glob| glob.is_match(path) || glob.is_match(name.to_string_lossy().as_ref()))
+                && matcher
+                    .as_ref()
+                    .is_none_or(|glob| glob.is_match(path) || glob.is_match(name.to_string_lossy().as_ref()))
             {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 match rustix::fs::openat(folder, name, flags, Mode::empty()) {
@@ -169,12 +171,6 @@ impl BashBackend {
         walk::walk(&folder, MAX_DEPTH, cancellation, visit).map_err(|error| fail(&path, error))?;
         search.lines.truncated |= cancellation.is_cancelled();
         Ok(search.lines)
-    }
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self { matches: Vec::new(), truncated: false, files_searched: 0, files_skipped: 0 }
     }
 }
 
@@ -258,6 +254,7 @@ fn glob(pattern: &str, parameter: &str) -> Result<GlobMatcher> {
 fn expression(pattern: &str, fixed: bool, ignore_case: bool) -> Result<Regex> {
     let pattern = if fixed { regex::escape(pattern) } else { pattern.to_owned() };
     let built = RegexBuilder::new(&pattern).case_insensitive(ignore_case).size_limit(MAX_EXPRESSION_BYTES).build();
-    built.map_err(|error| ToolError::new(ErrorCode::INVALID_INPUT, format!("`pattern` is no regular expression: {error}")))
+    built.map_err(|error| {
+        ToolError::new(ErrorCode::INVALID_INPUT, format!("`pattern` is no regular expression: {error}"))
+    })
 }
-

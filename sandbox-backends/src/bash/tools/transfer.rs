@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::files::{Files, fail};
 use super::super::{BashBackend, BashSession};
-use super::files::{Written, parse_mode};
+use super::files::{Written, hex, parse_mode};
 
 /// Bytes that are gathered before they are written.
 const GATHER_BYTES: usize = 1 << 20;
@@ -63,10 +63,10 @@ impl BashBackend {
                 break;
             }
         }
-        let draft = Arc::into_inner(draft).ok_or_else(|| ToolError::new(ErrorCode::INTERNAL_ERROR, "the upload is still written"))?;
+        let draft = Arc::into_inner(draft)
+            .ok_or_else(|| ToolError::new(ErrorCode::INTERNAL_ERROR, "the upload is still written"))?;
         on_thread(&files, move |_| Ok(draft.publish()?)).await?;
-        let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Written { total_bytes, sha256: Some(sha256) })
+        Ok(Written { total_bytes, sha256: Some(hex(&hasher.finalize())) })
     }
 
     /// Fetch a file of any size.
@@ -92,7 +92,9 @@ async fn on_thread<T: Send + 'static>(
     let files = files.clone();
     let done = tokio::task::spawn_blocking(move || {
         let message = "the server cannot take on the rights of the sandbox's user";
-        let _user = files.as_user().map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, format!("{message}: {error}")))?;
+        let _user = files
+            .as_user()
+            .map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, format!("{message}: {error}")))?;
         work(&files)
     });
     done.await.unwrap_or_else(|error| Err(ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())))

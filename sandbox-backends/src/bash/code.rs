@@ -1,0 +1,258 @@
+//! Interpreters for `bash:code`: a small driver in the language itself takes code on its standard input and reports each
+//! end on a fifo of its own, so that neither travels with the output.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_runtime::prelude::CancellationToken;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
+
+use super::error::ShellError;
+use super::job::{Job, Jobs, write_all};
+use super::places::Places;
+use super::readiness::register;
+use super::sandbox::{Ended, Link};
+use super::script;
+use super::session::{nonce, replace};
+use super::wire::Order;
+
+/// The drivers.
+const PYTHON: &str = include_str!("drivers/python.py");
+const NODE: &str = include_str!("drivers/node.js");
+
+/// Between the interrupt and the kill.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
+/// How long the driver may take to begin.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a killed interpreter may take to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// Longest report of a driver.
+const MAX_REPORT_BYTES: usize = 256 * 1024;
+/// The exit code of a program that is not there.
+const NOT_FOUND: i32 = 127;
+
+/// A language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Language {
+    /// Python 3.
+    Python,
+    /// JavaScript, by Node.js.
+    Node,
+}
+
+/// A running interpreter. Dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Interpreter {
+    job: Arc<Job>,
+    link: Arc<Link>,
+    input: Arc<OwnedFd>,
+    report: OwnedFd,
+    /// What came of the next report.
+    unread: Vec<u8>,
+    /// How often it has run code, the empty one of its start included.
+    runs: u64,
+}
+
+/// What an interpreter needs of its session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub(super) link: &'a Arc<Link>,
+    pub(super) places: &'a Places,
+    pub(super) jobs: &'a Jobs,
+    pub(super) spool_bytes: u64,
+    pub(super) runtime: &'a Handle,
+}
+
+/// What a driver is told.
+#[derive(Serialize)]
+struct Cell<'a> {
+    nonce: &'a str,
+    code: &'a str,
+}
+
+/// What a driver reports.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Outcome {
+    nonce: String,
+    /// Whether the code ran to its end.
+    pub(super) ok: bool,
+    /// The value of its last expression, as the language writes it.
+    #[serde(default)]
+    pub(super) result: Option<String>,
+}
+
+/// How the code ended.
+#[derive(Debug)]
+pub(super) enum CodeEnd {
+    Done(Outcome),
+    /// The interpreter itself ended.
+    Ended(Ended),
+}
+
+/// What became of the code.
+#[derive(Debug)]
+pub(super) struct CodeOutcome {
+    pub(super) end: CodeEnd,
+    pub(super) output: [(super::spool::Piece, u64); 2],
+    pub(super) timed_out: bool,
+    pub(super) cancelled: bool,
+}
+
+impl Language {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Python => "python3 -u -X utf8",
+            Self::Node => "node --no-warnings",
+        }
+    }
+
+    fn driver(self) -> &'static str {
+        match self {
+            Self::Python => PYTHON,
+            Self::Node => NODE,
+        }
+    }
+}
+
+impl Interpreter {
+    /// Starts an interpreter in this directory, with the variables of the session.
+    ///
+    /// # Errors
+    /// [`ShellError::Invalid`] when the sandbox has no such interpreter.
+    pub(super) async fn start(language: Language, cwd: &str, ground: &Ground<'_>) -> Result<Self, ShellError> {
+        let Ground { link, places, jobs, spool_bytes, runtime } = *ground;
+        let number = jobs.next_number();
+        let [driver, report] = link.order(&Order::JobFiles(number)).await?;
+        replace(&driver, language.driver().as_bytes())?;
+        let [command, record] =
+            [script::job_command(number), script::job_record(number)].map(|name| places.control(&name));
+        let mut folder = String::new();
+        script::quote(&mut folder, cwd);
+        let (variables, program) = (places.control(script::VARIABLES), language.program());
+        let line = format!("\\. {variables}; \\builtin cd -- {folder}; exec {program} {command} {record}");
+        let fds = link.order::<3>(&Order::Job { number, line, terminal: None }).await?;
+        let job = Job::started(number, "", Vec::from(fds), spool_bytes, link, runtime)?;
+        let input = job.input_pipe().ok_or(ShellError::Protocol("a job without its input"))?;
+        rustix::io::ioctl_fionbio(&report, true).map_err(ShellError::io("configuring a fifo"))?;
+        let mut interpreter = Self { job, link: link.clone(), input, report, unread: Vec::new(), runs: 0 };
+        match interpreter.run("", START_LIMIT, Instant::now() + 2 * START_LIMIT, &CancellationToken::new()).await?.end {
+            CodeEnd::Done(_) => Ok(interpreter),
+            CodeEnd::Ended(Ended { code: NOT_FOUND, .. }) => {
+                let name = language.program().split(' ').next().unwrap_or_default();
+                let reason = format!(
+                    "the sandbox has no {name}: install it on the server's host, or name its folder in `read_only_paths`"
+                );
+                Err(ShellError::Invalid { option: "language", reason })
+            }
+            CodeEnd::Ended(ended) => {
+                let [_, (errors, _)] = interpreter.job.output([0, 0], 2000, Instant::now()).await;
+                let errors = String::from_utf8_lossy(&errors.bytes).into_owned();
+                let reason = format!("the interpreter ended with code {}: {}", ended.code, errors.trim());
+                Err(ShellError::Invalid { option: "language", reason })
+            }
+        }
+    }
+
+    /// Whether it has run code before.
+    pub(super) fn has_run(&self) -> bool {
+        self.runs > 1
+    }
+
+    /// Whether it can take more code.
+    pub(super) fn lives(&self) -> bool {
+        self.job.state().ended.is_none()
+    }
+
+    /// Runs code to its end, or ends it when the time is over or `cancel` fires: an interrupt, and a kill after that.
+    pub(super) async fn run(
+        &mut self,
+        code: &str,
+        limit: Duration,
+        deadline: Instant,
+        cancel: &CancellationToken,
+    ) -> Result<CodeOutcome, ShellError> {
+        self.runs += 1;
+        let began = self.job.totals();
+        let nonce = nonce()?;
+        let mut cell = serde_json::to_vec(&Cell { nonce: &nonce, code })
+            .map_err(|error| ShellError::io("writing the code")(std::io::Error::other(error)))?;
+        cell.push(b'\n');
+        let far = Duration::from_hours(365 * 24);
+        let mut next = Instant::now() + limit.min(far);
+        let report = self.report.try_clone().map_err(ShellError::io("copying a descriptor"))?;
+        let events = register(report, Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
+        let input = self.input.clone();
+        let writing = write_all(&input, &cell, deadline);
+        tokio::pin!(writing);
+        let (mut written, mut stage, mut timed_out, mut cancelled) = (false, 0, false, false);
+        let end = loop {
+            if let Some(outcome) = self.take_report(&nonce)? {
+                break CodeEnd::Done(outcome);
+            }
+            if let Some(ended) = self.job.state().ended {
+                break CodeEnd::Ended(ended);
+            }
+            tokio::select! {
+                // A driver that has ended does not read; how it did is what counts.
+                _ = &mut writing, if !written => written = true,
+                guard = events.readable() => guard.map_err(ShellError::io("waiting for the interpreter"))?.clear_ready(),
+                _ = self.job.ended(far) => {}
+                () = cancel.cancelled(), if stage == 0 => (cancelled, next) = (true, Instant::now()),
+                () = sleep_until(next) => {
+                    timed_out |= stage == 0 && !cancelled;
+                    let signal = if stage == 0 { libc::SIGINT } else { libc::SIGKILL };
+                    self.job.signal(&self.link, signal);
+                    let left = deadline.saturating_duration_since(Instant::now()) / 4;
+                    next = Instant::now() + if stage == 0 { INTERRUPT_GRACE.min(left) } else { END_LIMIT };
+                    if stage > 1 {
+                        return Err(ShellError::Silent { who: "the interpreter", limit: END_LIMIT });
+                    }
+                    stage += 1;
+                }
+            }
+        };
+        self.job.drained().await;
+        let output = self.job.output(began, usize::MAX, Instant::now()).await;
+        Ok(CodeOutcome { end, output, timed_out, cancelled })
+    }
+
+    /// The report with this nonce, if it has come.
+    fn take_report(&mut self, nonce: &str) -> Result<Option<Outcome>, ShellError> {
+        let mut bytes = [0; 4096];
+        loop {
+            match rustix::io::read(&self.report, &mut bytes) {
+                Ok(length) => self.unread.extend_from_slice(&bytes[..length]),
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(ShellError::io("reading the report")(error)),
+            }
+            while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                if let Ok(outcome) = serde_json::from_slice::<Outcome>(&line)
+                    && outcome.nonce == nonce
+                {
+                    return Ok(Some(outcome));
+                }
+            }
+            if self.unread.len() > MAX_REPORT_BYTES {
+                self.unread.clear();
+            }
+        }
+    }
+}
+
+impl Drop for Interpreter {
+    fn drop(&mut self) {
+        self.job.signal(&self.link, libc::SIGKILL);
+    }
+}
+
+/// The interpreters of a session that keep their state, by language.
+pub(super) type Interpreters = BTreeMap<Language, Interpreter>;

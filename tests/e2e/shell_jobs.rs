@@ -73,7 +73,7 @@ fn jobs_are_listed_interrupted_and_killed() {
     let jobs = shell.call("jobs", &json!({}));
     assert_eq!((&jobs["jobs"][0]["exit_code"], &jobs["jobs"][0]["background"]), (&json!(3), &json!(true)));
     until("what it started is gone too", || {
-        shell.run(&json!({ "command": "pgrep -x sleep | wc -l" }))["stdout"] == "0\n"
+        shell.run(&json!({ "command": "grep -lx sleep /proc/[0-9]*/comm | wc -l" }))["stdout"] == "0\n"
     });
 }
 

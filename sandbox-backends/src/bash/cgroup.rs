@@ -186,6 +186,14 @@ impl Cgroup {
         }
     }
 
+    /// How often its processor time was used up.
+    #[cfg(test)]
+    pub(super) fn throttled(&self) -> u64 {
+        let folder = self.folders.get(2).unwrap_or(&self.folders[0]);
+        let stat = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
+        stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok()).unwrap_or(0)
+    }
+
     /// Removes the group, whose processes have ended. Blocks for milliseconds.
     pub(super) fn remove(mut self) -> io::Result<()> {
         self.handles.clear();

@@ -21,7 +21,7 @@ use super::super::script;
 use super::super::wire::{self, Order, Refusal, Report, Setup, Spec, Target};
 use super::policy;
 use super::shell::{Identity, Program, Terminal};
-use super::syscalls::{child_events, exit, heed_children, raise_loopback};
+use super::syscalls::{child_events, exit, heed_children, own_cgroup_namespace, raise_loopback};
 use super::template::{During, Failure, complete, root};
 
 /// Where the egress proxy listens inside.
@@ -70,6 +70,8 @@ impl<'a> Init<'a> {
             // After the change of user, which clears it. A zygote that has died before leaves the end of the control
             // socket as the end.
             set_parent_process_death_signal(Some(Signal::KILL)).during(Step::ProcessAttributes)?;
+            // Only now, when the group is the one that is to be its root.
+            own_cgroup_namespace().during(Step::Namespaces)?;
             complete(setup, &spec)?;
             rustix::system::sethostname(b"sandbox").during(Step::HostName)?;
             raise_loopback().during(Step::Loopback)?;

@@ -92,8 +92,7 @@ pub(super) fn clone(namespaces: bool, cgroup: Option<BorrowedFd<'_>>) -> io::Res
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWCGROUP;
+        | libc::CLONE_NEWNET;
     /// `CLONE_INTO_CGROUP`, in the libc crate of a type that is too small.
     const INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd = -1;
@@ -171,4 +170,11 @@ pub(super) fn kill_all_of_this_user() {
         // SAFETY: `kill` has no preconditions.
         unsafe { libc::kill(-1, libc::SIGKILL) };
     }
+}
+
+/// Makes the control group of this process the root of those that it sees.
+#[expect(unsafe_code, reason = "rustix cannot know that no descriptor table is unshared")]
+pub(super) fn own_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: the descriptor table is not unshared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use sandbox_runtime::prelude::CancellationToken;
 
+mod attacks;
 mod life;
 mod shell;
 mod walls;

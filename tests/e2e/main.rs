@@ -23,6 +23,7 @@ mod shell;
 mod shell_code;
 mod shell_files;
 mod shell_jobs;
+mod shell_life;
 mod shutdown;
 mod streams;
 mod uploads;

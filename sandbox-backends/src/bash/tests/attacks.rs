@@ -153,7 +153,8 @@ impl Drop for SharedMemory {
 
 /// Runs the catalogue in one sandbox of the pool.
 async fn run_catalogue(pool: &Pool, isolation: &Isolation) {
-    let (host_abstract, host_file) = (format!("attack-{}", std::process::id()), tempfile::NamedTempFile::new().unwrap());
+    let (host_abstract, host_file) =
+        (format!("attack-{}", std::process::id()), tempfile::NamedTempFile::new().unwrap());
     fs::set_permissions(host_file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let _listener = {
         use std::os::linux::net::SocketAddrExt;
@@ -260,7 +261,8 @@ async fn floods_do_not_take_the_session() {
         assert!([1, 137].contains(&code), "{code}");
     }
     // 3: bytes and names.
-    let filled = sh(&mut shell, "head -c 100M /dev/zero > /workspace/f; stat -c %s /workspace/f; rm /workspace/f").await;
+    let filled =
+        sh(&mut shell, "head -c 100M /dev/zero > /workspace/f; stat -c %s /workspace/f; rm /workspace/f").await;
     assert_eq!(filled.stdout.text, "16777216\n");
     let names = "mkdir /tmp/n; cd /tmp/n; i=0; while : > $i; do i=$((i+1)); done 2>/dev/null; [ $i -lt 5000 ] && echo full; cd /; rm -r /tmp/n";
     assert_eq!(sh(&mut shell, names).await.stdout.text, "full\n");
@@ -288,7 +290,8 @@ async fn one_sandbox_does_not_see_another() {
     let pool = pool(&BashConfig::default()).await;
     let (mut one, mut other) = (pool.make(None).await.unwrap(), pool.make(None).await.unwrap());
     let marker = marker(9);
-    sh(&mut one, &format!("echo secret > /workspace/f; echo secret > /tmp/f; echo secret > /dev/shm/f; {marker} &")).await;
+    sh(&mut one, &format!("echo secret > /workspace/f; echo secret > /tmp/f; echo secret > /dev/shm/f; {marker} &"))
+        .await;
     let seen = "cat /workspace/f /tmp/f /dev/shm/f; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; ls /.workspaces; id -u";
     let outcome = sh(&mut other, seen).await;
     assert!(!outcome.stdout.text.contains("secret") && !outcome.stdout.text.contains(&marker), "{outcome:?}");

@@ -26,6 +26,7 @@ bench *ARGS:
     cargo bench -p sandbox-tests --bench streams
     cargo bench -p sandbox-tests --bench control
     cargo bench -p sandbox-tests --bench bytes
+    cargo bench -p sandbox-tests --bench bash
 
 # Build and open the documentation.
 docs:

@@ -16,7 +16,7 @@ use actix_web::{
     web::{self, Bytes, Payload},
 };
 use futures_core::Stream;
-use sandbox_runtime::{prelude::*, slice::BackendEntry};
+use sandbox_runtime::{linked::Linked, prelude::*, slice::BackendEntry};
 use serde_json::json;
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ pub(crate) fn serve(mode: &str) {
         return bare();
     }
     let config = json!({ "server": { "port": 0, "workers": 1 }, "resources": { "files": {} } });
-    crate::process::serve(config, BackendEntry::of::<Files>());
+    crate::process::serve(config, Linked::of([BackendEntry::of::<Files>()], []));
 }
 
 fn bare() {

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use sandbox_runtime::{config::Config, linked::Linked, server::HttpServiceServer, slice::BackendEntry};
+use sandbox_runtime::{config::Config, linked::Linked, server::HttpServiceServer};
 use serde_json::Value;
 
 /// The server's process, from the client's side.
@@ -44,10 +44,10 @@ impl Drop for Process {
     }
 }
 
-/// Serves one backend; the first line of the output is the address.
-pub(crate) fn serve(config: Value, backend: BackendEntry) {
+/// Serves these backends; the first line of the output is the address.
+pub(crate) fn serve(config: Value, linked: Linked) {
     let config: Config = serde_json::from_value(config).unwrap();
-    let server = HttpServiceServer::builder().config(config).linked(Linked::of([backend], [])).start().unwrap();
+    let server = HttpServiceServer::builder().config(config).linked(linked).start().unwrap();
     println!("{}", server.address());
     wait_for_end();
     server.stop().unwrap();

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use sandbox_runtime::{
     backend::{About, Backend, BackendKind, NoConfig},
+    linked::Linked,
     location,
     prelude::*,
     scope::{HookScope, Initialize, New, Warmup},
@@ -108,7 +109,7 @@ pub(crate) fn serve(mode: &str) {
         .with_writer(std::sync::Mutex::new(file))
         .init();
     let config = json!({ "server": { "port": 0, "workers": 1 }, "resources": { "bench": {} } });
-    crate::process::serve(config, BackendEntry::of::<Bench>());
+    crate::process::serve(config, Linked::of([BackendEntry::of::<Bench>()], []));
 }
 
 #[derive(Deserialize)]

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use sandbox_runtime::{prelude::*, slice::BackendEntry};
+use sandbox_runtime::{linked::Linked, prelude::*, slice::BackendEntry};
 use serde_json::{Value, json};
 
 #[path = "client.rs"]
@@ -82,7 +82,7 @@ fn main() {
 fn serve() {
     sandbox_cli::give_memory_back();
     let config = json!({ "server": { "port": 0 }, "resources": { "talker": { "max_concurrent_calls": 2000 } } });
-    process::serve(config, BackendEntry::of::<Talker>());
+    process::serve(config, Linked::of([BackendEntry::of::<Talker>()], []));
 }
 
 struct Server {

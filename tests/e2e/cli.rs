@@ -261,3 +261,19 @@ fn doctor_starts_every_resource_and_says_what_is_missing() {
     let text = String::from_utf8(ill.stdout).unwrap();
     assert!(ill.status.code() == Some(1) && text.contains("bash does not start"), "{text}");
 }
+
+#[test]
+fn a_server_that_asks_for_more_isolation_than_there_is_does_not_start_it() {
+    let config = config(&json!({ "resources": { "bash": { "config": { "strict": "A" } } } }));
+    // As an ordinary user, who has no control group.
+    let output = Command::new("unshare")
+        .args(["-U", "--map-user=1234", "--map-group=1234", SERVER, "doctor", "--config"])
+        .arg(config.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    for expected in ["bash does not start", "tier B", "`strict` asks for A", "Delegate=yes"] {
+        assert!(text.contains(expected), "{expected} is missing in: {text}");
+    }
+}

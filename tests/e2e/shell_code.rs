@@ -124,7 +124,7 @@ fn a_sandbox_reaches_what_its_list_names_and_nothing_else() {
     let config = json!({ "resources": { "bash": { "config": { "egress": { "allow": [allow, "localhost:*", "*.example.com:443"] } } } } });
     let server = Server::start(&config);
     create(&server, &json!({}));
-    let fetch = "import os, urllib.request, urllib.error\nos.environ.pop('no_proxy')\n\
+    let fetch = "import os, urllib.request, urllib.error\n[os.environ.pop(name, None) for name in ('no_proxy', 'NO_PROXY')]\n\
                  def get(url):\n    handler = urllib.request.ProxyHandler({'http': os.environ['http_proxy']})\n    try: return urllib.request.build_opener(handler).open(url, timeout=10).read().decode()\n    except urllib.error.HTTPError as error: return str(error.code) + ' ' + error.read().decode().strip()\n";
     let get = |url: &str| {
         let code = format!("{fetch}print(get('{url}'))");

@@ -32,7 +32,7 @@ pub struct BashConfig {
     /// Sandboxes kept ready for sessions to come.
     #[schemars(range(max = 1000))]
     pub min_idle: usize,
-    /// Sandboxes at once, those kept ready included.
+    /// Sandboxes at once, those kept ready included; 10,000 if absent. The resource has a limit of its own beside it.
     #[schemars(range(min = 1, max = 10_000))]
     pub max_sessions: usize,
     /// Memory of a sandbox, in MiB, where the server has control groups: 2048 if absent. Elsewhere the address space of
@@ -70,7 +70,7 @@ impl Default for BashConfig {
         Self {
             strict: None,
             min_idle: 2,
-            max_sessions: 1000,
+            max_sessions: 10_000,
             memory_mib: None,
             pids: 256,
             cpus: None,

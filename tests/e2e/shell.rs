@@ -4,6 +4,35 @@ use serde_json::{Value, json};
 
 use crate::harness::{Server, until};
 
+/// A server with a session of worker `w`.
+pub(crate) struct Shell {
+    pub(crate) server: Server,
+}
+
+impl Shell {
+    pub(crate) fn new() -> Self {
+        let server = server();
+        create(&server, "w", &json!({}));
+        Self { server }
+    }
+
+    /// The result of a tool.
+    pub(crate) fn call(&self, tool: &str, params: &Value) -> Value {
+        self.server.execute("w", &format!("bash:{tool}"), params).data().clone()
+    }
+
+    /// The code and the message of a tool's error.
+    pub(crate) fn refused(&self, tool: &str, params: &Value) -> (u64, String) {
+        let reply = self.server.execute("w", &format!("bash:{tool}"), params);
+        (reply.code(), reply.body["message"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What a command writes.
+    pub(crate) fn sh(&self, command: &str) -> String {
+        run(&self.server, "w", command)["stdout"].as_str().unwrap().to_owned()
+    }
+}
+
 fn server() -> Server {
     Server::start(&json!({ "resources": { "bash": {} } }))
 }

@@ -134,7 +134,7 @@ fn a_sandbox_reaches_what_its_list_names_and_nothing_else() {
     };
     assert_eq!(get(&format!("http://127.0.0.1:{port}/path?x=1")), "served GET /path?x=1 HTTP/1.1");
     assert!(get(&format!("http://127.0.0.1:{closed}/")).starts_with("403 "), "not on the list");
-    assert!(get(&format!("http://localhost:{port}/")).contains("has no public address"), "on the list by name only");
+    assert!(get(&format!("http://localhost:{closed}/")).contains("has no public address"), "on the list by name only");
     assert!(get("http://169.254.169.254/latest/meta-data/").starts_with("403 "));
     // A tunnel.
     let tunnel = format!(

@@ -1,33 +1,8 @@
 //! The files of a shell's sandbox, over HTTP.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{bytes::WORKER, harness::Server};
-
-struct Shell {
-    server: Server,
-}
-
-impl Shell {
-    fn new() -> Self {
-        let server = Server::start(&json!({ "resources": { "bash": {} } }));
-        server.post("/session/create", &json!({ "worker_id": "w", "resource_type": "bash" })).data();
-        Self { server }
-    }
-
-    fn call(&self, tool: &str, params: &Value) -> Value {
-        self.server.execute("w", &format!("bash:{tool}"), params).data().clone()
-    }
-
-    fn refused(&self, tool: &str, params: &Value) -> (u64, String) {
-        let reply = self.server.execute("w", &format!("bash:{tool}"), params);
-        (reply.code(), reply.body["message"].as_str().unwrap_or_default().to_owned())
-    }
-
-    fn sh(&self, command: &str) -> String {
-        self.call("run", &json!({ "command": command }))["stdout"].as_str().unwrap().to_owned()
-    }
-}
+use crate::{bytes::WORKER, shell::Shell};
 
 #[test]
 fn files_are_written_and_read_as_the_shells_user() {

@@ -2,38 +2,18 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, until};
-
-struct Shell {
-    server: Server,
-}
-
-impl Shell {
-    fn new() -> Self {
-        let server = Server::start(&json!({ "resources": { "bash": {} } }));
-        server.post("/session/create", &json!({ "worker_id": "w", "resource_type": "bash" })).data();
-        Self { server }
-    }
-
-    fn call(&self, tool: &str, params: &Value) -> Value {
-        self.server.execute("w", &format!("bash:{tool}"), params).data().clone()
-    }
-
-    fn run(&self, params: &Value) -> Value {
-        self.call("run", params)
-    }
-}
+use crate::{harness::until, shell::Shell};
 
 #[test]
 fn a_job_runs_beside_the_shell_with_its_state() {
     let shell = Shell::new();
-    shell.run(&json!({ "command": "cd /tmp; secret=42; greet() { echo \"hello $1\"; }; export PLACE=here" }));
+    shell.call("run", &json!({ "command": "cd /tmp; secret=42; greet() { echo \"hello $1\"; }; export PLACE=here" }));
     let command = "greet $secret; pwd; echo $PLACE $EXTRA; cat; echo err >&2; exit 7";
-    let started = shell.run(&json!({ "command": command, "background": true, "env": { "EXTRA": "more" } }));
+    let started = shell.call("run", &json!({ "command": command, "background": true, "env": { "EXTRA": "more" } }));
     let job = started["job_id"].as_u64().unwrap();
     assert_eq!((&started["exit_code"], &started["cwd"]), (&Value::Null, &json!("/tmp")));
     // The shell is free meanwhile, and knows nothing of it.
-    assert_eq!(shell.run(&json!({ "command": "echo free; jobs; wait" }))["stdout"], "free\n");
+    assert_eq!(shell.call("run", &json!({ "command": "echo free; jobs; wait" }))["stdout"], "free\n");
     let first = shell.call("output", &json!({ "job_id": job, "wait_ms": 20_000 }));
     assert_eq!(first["stdout"]["content"].as_str().unwrap().lines().next(), Some("hello 42"));
     assert_eq!(first["status"], "running");
@@ -57,8 +37,9 @@ fn a_job_runs_beside_the_shell_with_its_state() {
 #[test]
 fn jobs_are_listed_interrupted_and_killed() {
     let shell = Shell::new();
-    let start =
-        |command: &str| shell.run(&json!({ "command": command, "background": true }))["job_id"].as_u64().unwrap();
+    let start = |command: &str| {
+        shell.call("run", &json!({ "command": command, "background": true }))["job_id"].as_u64().unwrap()
+    };
     let polite = start("trap 'echo bye; exit 3' INT; echo ready; while :; do sleep 0.05; done");
     let stubborn = start("trap '' INT TERM; echo ready; sleep 300 & wait; sleep 300");
     for job in [polite, stubborn] {
@@ -73,20 +54,22 @@ fn jobs_are_listed_interrupted_and_killed() {
     let jobs = shell.call("jobs", &json!({}));
     assert_eq!((&jobs["jobs"][0]["exit_code"], &jobs["jobs"][0]["background"]), (&json!(3), &json!(true)));
     until("what it started is gone too", || {
-        shell.run(&json!({ "command": "grep -lx sleep /proc/[0-9]*/comm | wc -l" }))["stdout"] == "0\n"
+        shell.call("run", &json!({ "command": "grep -lx sleep /proc/[0-9]*/comm | wc -l" }))["stdout"] == "0\n"
     });
 }
 
 #[test]
 fn a_terminal_for_a_command_and_for_a_job() {
     let shell = Shell::new();
-    let plain = shell.run(&json!({ "command": "[ -t 1 ] && echo tty || echo no" }));
+    let plain = shell.call("run", &json!({ "command": "[ -t 1 ] && echo tty || echo no" }));
     assert_eq!(plain["stdout"], "no\n");
-    let terminal = shell
-        .run(&json!({ "command": "x=kept; [ -t 0 ] && [ -t 1 ] && tput cols; stty size; echo err >&2", "pty": true }));
+    let terminal = shell.call(
+        "run",
+        &json!({ "command": "x=kept; [ -t 0 ] && [ -t 1 ] && tput cols; stty size; echo err >&2", "pty": true }),
+    );
     assert_eq!((&terminal["stdout"], &terminal["stderr"]), (&json!("120\r\n40 120\r\nerr\r\n"), &json!("")));
-    assert_eq!(shell.run(&json!({ "command": "echo $x" }))["stdout"], "kept\n", "the same shell");
-    let job = shell.run(&json!({ "command": "read -p 'name? ' name; echo hi $name; stty size; sleep 300", "pty": true, "background": true }));
+    assert_eq!(shell.call("run", &json!({ "command": "echo $x" }))["stdout"], "kept\n", "the same shell");
+    let job = shell.call("run", &json!({ "command": "read -p 'name? ' name; echo hi $name; stty size; sleep 300", "pty": true, "background": true }));
     let job = job["job_id"].as_u64().unwrap();
     let shown = || shell.call("output", &json!({ "job_id": job }))["stdout"]["content"].as_str().unwrap().to_owned();
     until("it asks", || shown() == "name? ");
@@ -98,8 +81,8 @@ fn a_terminal_for_a_command_and_for_a_job() {
     until("it is interrupted", || shell.call("jobs", &json!({}))["jobs"][0]["signal"] == "INT");
     // A command in the foreground takes input while it runs.
     std::thread::scope(|scope| {
-        let running =
-            scope.spawn(|| shell.run(&json!({ "command": "read -p 'more? ' line; echo got $line", "pty": true })));
+        let running = scope
+            .spawn(|| shell.call("run", &json!({ "command": "read -p 'more? ' line; echo got $line", "pty": true })));
         until("the command reads", || shell.server.execute("w", "bash:input", &json!({ "text": "" })).code() == 0);
         shell.call("input", &json!({ "text": "this\n" }));
         let outcome = running.join().unwrap();
@@ -112,10 +95,10 @@ fn a_terminal_for_a_command_and_for_a_job() {
 #[test]
 fn what_a_command_left_running_writes_into_its_own_job() {
     let shell = Shell::new();
-    let outcome = shell.run(&json!({ "command": "(sleep 0.3; echo late; echo later >&2) & echo now" }));
+    let outcome = shell.call("run", &json!({ "command": "(sleep 0.3; echo late; echo later >&2) & echo now" }));
     assert_eq!(outcome["stdout"], "now\n");
     let job = outcome["job_id"].as_u64().unwrap();
-    assert_eq!(shell.run(&json!({ "command": "sleep 0.6; echo mine" }))["stdout"], "mine\n");
+    assert_eq!(shell.call("run", &json!({ "command": "sleep 0.6; echo mine" }))["stdout"], "mine\n");
     let output = shell.call("output", &json!({ "job_id": job }));
     assert_eq!(output["stdout"]["content"], "now\nlate\n");
     assert_eq!((&output["stderr"]["content"], &output["status"]), (&json!("later\n"), &json!("finished")));
@@ -124,7 +107,7 @@ fn what_a_command_left_running_writes_into_its_own_job() {
 #[test]
 fn the_rest_of_a_long_output_can_be_fetched() {
     let shell = Shell::new();
-    let outcome = shell.run(&json!({ "command": "seq 1 200000", "max_output_bytes": 1000 }));
+    let outcome = shell.call("run", &json!({ "command": "seq 1 200000", "max_output_bytes": 1000 }));
     let total = outcome["stdout_truncated"]["total_bytes"].as_u64().unwrap();
     assert!(outcome["stdout"].as_str().unwrap().len() <= 1000 && total == 1_288_895, "{outcome}");
     let expected = (1..=200_000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
@@ -137,8 +120,8 @@ fn the_rest_of_a_long_output_can_be_fetched() {
     }
     assert!(fetched == expected, "{} bytes", fetched.len());
     // Bytes that are no text.
-    let outcome =
-        shell.run(&json!({ "command": "printf '\\xff\\xfe'; head -c 3000 /dev/zero", "max_output_bytes": 100 }));
+    let outcome = shell
+        .call("run", &json!({ "command": "printf '\\xff\\xfe'; head -c 3000 /dev/zero", "max_output_bytes": 100 }));
     let part = shell.call("output", &json!({ "job_id": outcome["job_id"], "max_bytes": 3 }));
     assert_eq!((&part["stdout"]["content"], &part["stdout"]["encoding"]), (&json!("//4A"), &json!("base64")));
 }
@@ -146,17 +129,19 @@ fn the_rest_of_a_long_output_can_be_fetched() {
 #[test]
 fn wishes_of_one_call() {
     let shell = Shell::new();
-    let outcome = shell.run(&json!({ "command": "cat; wc -c", "stdin": "two\nlines" }));
+    let outcome = shell.call("run", &json!({ "command": "cat; wc -c", "stdin": "two\nlines" }));
     assert_eq!(outcome["stdout"], "two\nlines0\n");
-    let outcome = shell
-        .run(&json!({ "command": "echo $A; bash -c 'echo $A'; pwd", "env": { "A": "it's \"x\"\n$B" }, "cwd": "/tmp" }));
+    let outcome = shell.call(
+        "run",
+        &json!({ "command": "echo $A; bash -c 'echo $A'; pwd", "env": { "A": "it's \"x\"\n$B" }, "cwd": "/tmp" }),
+    );
     assert_eq!(outcome["stdout"], "it's \"x\" $B\nit's \"x\" $B\n/tmp\n");
     assert_eq!(
-        shell.run(&json!({ "command": "echo [$A]; pwd" }))["stdout"],
+        shell.call("run", &json!({ "command": "echo [$A]; pwd" }))["stdout"],
         "[]\n/tmp\n",
         "the folder stays, as with cd"
     );
-    let outcome = shell.run(&json!({ "command": "echo never", "cwd": "/nonexistent" }));
+    let outcome = shell.call("run", &json!({ "command": "echo never", "cwd": "/nonexistent" }));
     assert!(outcome["exit_code"] == 1 && outcome["stdout"] == "", "{outcome}");
     assert!(outcome["stderr"].as_str().unwrap().contains("/nonexistent"), "{outcome}");
     let bad = shell.server.execute("w", "bash:run", &json!({ "command": "x", "env": { "A B": "1" } }));
@@ -172,64 +157,66 @@ fn wishes_of_one_call() {
 #[test]
 fn time_limits_of_a_command() {
     let shell = Shell::new();
-    let idle = shell.run(
+    let idle = shell.call(
+        "run",
         &json!({ "command": "x=1; for i in 1 2 3 4; do echo $i; sleep 0.2; done; sleep 60", "idle_timeout_ms": 700 }),
     );
     assert_eq!((&idle["timed_out"], &idle["stdout"]), (&json!(true), &json!("1\n2\n3\n4\n")));
-    let graceful = shell.run(&json!({
+    let graceful = shell.call("run", &json!({
         "command": "bash -c \"trap 'sleep 1.5; echo saved; exit' INT; sleep 60\"", "timeout_ms": 300, "hard_timeout_ms": 8000,
     }));
     assert!(graceful["stdout"] == "saved\n" && graceful["timed_out"] == true, "{graceful}");
     let began = std::time::Instant::now();
-    let killed = shell.run(&json!({ "command": "(trap '' INT; sleep 60)", "timeout_ms": 200, "hard_timeout_ms": 600 }));
+    let killed =
+        shell.call("run", &json!({ "command": "(trap '' INT; sleep 60)", "timeout_ms": 200, "hard_timeout_ms": 600 }));
     assert_eq!(
         (&killed["exit_code"], &killed["signal"], &killed["state_lost"]),
         (&json!(137), &json!("KILL"), &json!(false))
     );
     assert!(began.elapsed().as_millis() >= 600);
-    assert_eq!(shell.run(&json!({ "command": "echo $x" }))["stdout"], "1\n");
+    assert_eq!(shell.call("run", &json!({ "command": "echo $x" }))["stdout"], "1\n");
     // Deaf to the interrupt, and so is what it calls: the state goes with it, and that is said.
-    let deaf = shell.run(&json!({ "command": "trap '' INT; while :; do sleep 60; done", "timeout_ms": 200 }));
+    let deaf = shell.call("run", &json!({ "command": "trap '' INT; while :; do sleep 60; done", "timeout_ms": 200 }));
     assert_eq!(
         (&deaf["timed_out"], &deaf["shell_restarted"], &deaf["state_lost"]),
         (&json!(true), &json!(true), &json!(true))
     );
-    assert_eq!(shell.run(&json!({ "command": "echo [$x]" }))["stdout"], "[]\n");
+    assert_eq!(shell.call("run", &json!({ "command": "echo [$x]" }))["stdout"], "[]\n");
 }
 
 #[test]
 fn the_state_survives_the_end_of_the_shell() {
     let shell = Shell::new();
     let setup = "cd /tmp; a='it'\"'\"'s'; b=(1 'two words'); declare -A c=([k]=v); export D=d; f() { echo f $a; }; alias hi='echo hi'; umask 027; shopt -s nullglob; set -u";
-    shell.run(&json!({ "command": setup }));
+    shell.call("run", &json!({ "command": setup }));
     for (command, code) in [("exit 3", 3), ("set -e; false", 1)] {
-        let ended = shell.run(&json!({ "command": command }));
+        let ended = shell.call("run", &json!({ "command": command }));
         assert_eq!(
             (&ended["exit_code"], &ended["shell_restarted"], &ended["state_lost"]),
             (&json!(code), &json!(true), &json!(false)),
             "{command}"
         );
-        let kept = shell.run(&json!({ "command": "f; echo \"${b[1]} ${c[k]} $D\"; bash -c 'echo $D'; hi; umask; pwd; shopt -q nullglob && echo ok; echo $-" }));
+        let kept = shell.call("run", &json!({ "command": "f; echo \"${b[1]} ${c[k]} $D\"; bash -c 'echo $D'; hi; umask; pwd; shopt -q nullglob && echo ok; echo $-" }));
         let text = kept["stdout"].as_str().unwrap();
         assert!(text.starts_with("f it's\ntwo words v d\nd\nhi\n0027\n/tmp\nok\n"), "{command}: {kept}");
         let options = text.lines().last().unwrap();
         assert!(options.contains('u') && !options.contains('e'), "{command}: {options}");
     }
-    let killed = shell.run(&json!({ "command": "kill -9 $$" }));
+    let killed = shell.call("run", &json!({ "command": "kill -9 $$" }));
     assert_eq!(
         (&killed["exit_code"], &killed["state_lost"], &killed["cwd"]),
         (&json!(137), &json!(true), &json!("/tmp"))
     );
-    shell.run(&json!({ "command": "a=again" }));
+    shell.call("run", &json!({ "command": "a=again" }));
     shell.call("restart", &json!({}));
-    assert_eq!(shell.run(&json!({ "command": "echo ${a-none}; pwd" }))["stdout"], "none\n/tmp\n");
+    assert_eq!(shell.call("run", &json!({ "command": "echo ${a-none}; pwd" }))["stdout"], "none\n/tmp\n");
 }
 
 #[test]
 fn an_interrupt_from_another_call_reaches_the_command() {
     let shell = Shell::new();
     let outcome = std::thread::scope(|scope| {
-        let running = scope.spawn(|| shell.run(&json!({ "command": "touch /tmp/runs; sleep 60; echo never" })));
+        let running = scope.spawn(|| shell.call("run", &json!({ "command": "touch /tmp/runs; sleep 60; echo never" })));
         until("it runs", || shell.server.execute("w", "bash:stat", &json!({ "path": "/tmp/runs" })).code() == 0);
         std::thread::sleep(std::time::Duration::from_millis(100));
         shell.call("interrupt", &json!({}));

@@ -14,6 +14,7 @@ mod files;
 mod ids;
 mod inside;
 mod job;
+mod ladder;
 mod output;
 mod places;
 mod pool;

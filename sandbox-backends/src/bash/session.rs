@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::ShellError;
 use super::job::{Job, Jobs};
+use super::ladder::{KILL_GRACE, Ladder, Stage};
 use super::output::{Captured, Collector};
 use super::places::Places;
 use super::sandbox::{ANSWER_LIMIT, Ended, Handed, Link};
@@ -28,12 +29,6 @@ const MAX_COMMAND_BYTES: usize = 4 << 20;
 const MAX_INPUT_BYTES: usize = 8 << 20;
 /// Most of what one call may add to the shell's pipe beside the command: variables and folder.
 const MAX_LINE_BYTES: usize = 48 << 10;
-/// Between SIGINT and SIGKILL, at most.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
-/// Between SIGINT and asking a second time for the record.
-const RECORD_GRACE: Duration = Duration::from_millis(100);
-/// Between SIGKILL to the foreground, to the shell's descendants, and to the shell.
-const KILL_GRACE: Duration = Duration::from_millis(250);
 /// How long output is still taken after the end of a command that left writers behind, such as `> >(tee log)`.
 const WRITER_GRACE: Duration = Duration::from_millis(10);
 /// How long a terminal must be silent after the end of a command: the kernel passes on what is written a bit later.
@@ -120,17 +115,6 @@ enum End {
     Reported(Record),
     /// The shell itself ended.
     ShellEnded(Ended),
-}
-
-/// How far the attempts to end a command went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-enum Stage {
-    Running,
-    Interrupted,
-    AskedAgain,
-    Killed,
-    DescendantsKilled,
-    ShellKilled,
 }
 
 /// What became of the shell during a call.
@@ -582,63 +566,6 @@ impl<'a> RunRequest<'a> {
             max_output_bytes: 1000,
             live: None,
         }
-    }
-}
-
-/// When the attempts to end a command begin and go on.
-struct Ladder {
-    stage: Stage,
-    /// When the next attempt is due.
-    next: Instant,
-    /// When the first attempt is due for want of output.
-    idle: Option<(Instant, Duration)>,
-    /// When SIGKILL is due.
-    hard: Option<Instant>,
-    deadline: Instant,
-}
-
-impl Ladder {
-    fn new(request: &RunRequest<'_>, began: Instant) -> Self {
-        let far = Duration::from_hours(365 * 24);
-        let after = |time: Duration| began + time.min(far);
-        Self {
-            stage: Stage::Running,
-            next: after(request.timeout.min(request.hard_timeout.unwrap_or(far))),
-            idle: request.idle_timeout.map(|time| (after(time), time)),
-            hard: request.hard_timeout.map(after),
-            deadline: request.deadline,
-        }
-    }
-
-    fn limit(&self) -> Instant {
-        match self.idle {
-            Some((idle, _)) if self.stage == Stage::Running => idle.min(self.next),
-            _ => self.next,
-        }
-    }
-
-    fn wrote(&mut self) {
-        if let Some((idle, time)) = &mut self.idle {
-            *idle = Instant::now() + *time;
-        }
-    }
-
-    fn advance(&mut self) {
-        let now = Instant::now();
-        // A call with little time left gives less.
-        let left = self.deadline.saturating_duration_since(now) / 4;
-        let (stage, pause) = match self.stage {
-            Stage::Running => (Stage::Interrupted, RECORD_GRACE),
-            Stage::Interrupted => (Stage::AskedAgain, INTERRUPT_GRACE.saturating_sub(RECORD_GRACE)),
-            Stage::AskedAgain => (Stage::Killed, KILL_GRACE),
-            Stage::Killed => (Stage::DescendantsKilled, KILL_GRACE),
-            Stage::DescendantsKilled | Stage::ShellKilled => (Stage::ShellKilled, ANSWER_LIMIT),
-        };
-        self.next = now + if stage == Stage::ShellKilled { pause } else { pause.min(left) };
-        if let (Stage::AskedAgain, Some(hard)) = (stage, self.hard) {
-            self.next = hard.clamp(now, now + 2 * left);
-        }
-        self.stage = stage;
     }
 }
 

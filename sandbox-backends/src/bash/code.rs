@@ -66,7 +66,6 @@ pub(super) struct Ground<'a> {
     pub(super) link: &'a Arc<Link>,
     pub(super) places: &'a Places,
     pub(super) jobs: &'a Jobs,
-    pub(super) spool_bytes: u64,
     pub(super) runtime: &'a Handle,
 }
 
@@ -127,7 +126,7 @@ impl Interpreter {
     /// # Errors
     /// [`ShellError::Invalid`] when the sandbox has no such interpreter.
     pub(super) async fn start(language: Language, cwd: &str, ground: &Ground<'_>) -> Result<Self, ShellError> {
-        let Ground { link, places, jobs, spool_bytes, runtime } = *ground;
+        let Ground { link, places, jobs, runtime } = *ground;
         let number = jobs.next_number();
         let [driver, report] = link.order(&Order::JobFiles(number)).await?;
         replace(&driver, language.driver().as_bytes())?;
@@ -138,7 +137,7 @@ impl Interpreter {
         let (variables, program) = (places.control(script::VARIABLES), language.program());
         let line = format!("\\. {variables}; \\builtin cd -- {folder}; exec {program} {command} {record}");
         let fds = link.order::<3>(&Order::Job { number, line, terminal: None }).await?;
-        let job = Job::started(number, "", Vec::from(fds), spool_bytes, link, runtime)?;
+        let job = Job::started(number, "", Vec::from(fds), &jobs.budget, link, runtime)?;
         let input = job.input_pipe().ok_or(ShellError::Protocol("a job without its input"))?;
         rustix::io::ioctl_fionbio(&report, true).map_err(ShellError::io("configuring a fifo"))?;
         let mut interpreter = Self { job, link: link.clone(), input, report, unread: Vec::new(), runs: 0 };

@@ -56,7 +56,7 @@ pub struct BashConfig {
     pub workspace_dir: Option<PathBuf>,
     /// Host folders that sandboxes can read under the same path, beside those of the system.
     pub read_only_paths: Vec<PathBuf>,
-    /// Output of a command or job that can be fetched after its answer, in MiB for each stream.
+    /// Output of commands and jobs that a session can fetch later, in MiB of disk; a single stream takes at most half.
     #[schemars(range(min = 1, max = 65_536))]
     pub output_mib: u64,
     /// What sandboxes may reach; nothing if absent.

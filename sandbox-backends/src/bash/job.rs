@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::ShellError;
 use super::readiness::register;
 use super::sandbox::{Ended, Link};
-use super::spool::{Piece, Spool};
+use super::spool::{Budget, Piece, Spool};
 use super::wire::{Order, Target};
 
 /// Most jobs of one session that are remembered; the oldest that have ended are forgotten first.
@@ -30,8 +30,10 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 const BYTES_PER_SECOND: u32 = 32 << 20;
 
 /// The jobs of one session, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Jobs {
+    /// What their output may take on disk.
+    pub(super) budget: Arc<Budget>,
     known: Mutex<Vec<Arc<Job>>>,
     /// The numbers given so far.
     numbers: AtomicU32,
@@ -80,6 +82,11 @@ impl State {
 }
 
 impl Jobs {
+    /// None yet; what they write may take so many bytes on disk.
+    pub(super) fn new(output_bytes: u64) -> Self {
+        Self { budget: Budget::new(output_bytes), known: Mutex::default(), numbers: AtomicU32::new(0) }
+    }
+
     /// The number of a new job, from 1.
     pub(super) fn next_number(&self) -> u32 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
@@ -90,6 +97,11 @@ impl Jobs {
         let mut jobs = self.lock();
         if jobs.len() >= MAX_JOBS {
             let over = jobs.iter().position(|job| job.state().is_over(job.kind)).unwrap_or(0);
+            jobs.remove(over);
+        }
+        while self.budget.is_short()
+            && let Some(over) = jobs.iter().position(|job| job.state().is_over(job.kind))
+        {
             jobs.remove(over);
         }
         jobs.push(job);
@@ -125,7 +137,7 @@ impl Job {
         number: u32,
         command: &str,
         fds: Vec<OwnedFd>,
-        spool_bytes: u64,
+        budget: &Arc<Budget>,
         link: &Arc<Link>,
         runtime: &Handle,
     ) -> Result<Arc<Self>, ShellError> {
@@ -134,7 +146,7 @@ impl Job {
         let outputs: Vec<_> = fds.map(Arc::new).collect();
         let terminal = outputs.is_empty();
         let readers = if terminal { vec![first.clone()] } else { outputs };
-        let spools = [Spool::new(spool_bytes), Spool::new(spool_bytes)];
+        let spools = [Spool::new(budget), Spool::new(budget)];
         let job = Self::new(number, command, Kind::Background { terminal }, spools, readers);
         rustix::io::ioctl_fionbio(&first, true).map_err(ShellError::io("configuring the input of a job"))?;
         *job.input.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use sandbox_runtime::prelude::Progress;
 
-use super::spool::Spool;
+use super::spool::{Budget, Spool};
 
 /// What one stream wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,11 +31,11 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// For answers of at most `limit` bytes of each stream, with so many bytes of each kept beside them.
-    pub(super) fn new(limit: usize, spool_bytes: u64, live: Option<&Progress>) -> Self {
+    /// For answers of at most `limit` bytes of each stream; more of them is kept beside them, within the budget.
+    pub(super) fn new(limit: usize, budget: &Arc<Budget>, live: Option<&Progress>) -> Self {
         Self {
             captures: [Capture::new(limit), Capture::new(limit)],
-            spools: [Spool::new(spool_bytes), Spool::new(spool_bytes)],
+            spools: [Spool::new(budget), Spool::new(budget)],
             live: live.cloned(),
         }
     }
@@ -52,6 +53,13 @@ impl Collector {
     pub(super) fn finish(self) -> ([Captured; 2], [Spool; 2]) {
         (self.captures.map(Capture::finish), self.spools)
     }
+}
+
+/// What an answer holds of these bytes.
+pub(super) fn capture(limit: usize, bytes: &[u8]) -> Captured {
+    let mut capture = Capture::new(limit);
+    capture.push(bytes);
+    capture.finish()
 }
 
 /// Collects a stream in bounded memory.
@@ -167,7 +175,7 @@ fn decode_end(bytes: &[u8], room: usize) -> (String, u64) {
 mod tests {
     use super::*;
 
-    fn capture(chunks: &[&[u8]], limit: usize) -> Captured {
+    fn of(chunks: &[&[u8]], limit: usize) -> Captured {
         let mut capture = Capture::new(limit);
         for chunk in chunks {
             capture.push(chunk);
@@ -177,17 +185,17 @@ mod tests {
 
     #[test]
     fn everything_within_the_limit() {
-        let captured = capture(&["häl".as_bytes(), "lo".as_bytes()], 6);
+        let captured = of(&["häl".as_bytes(), "lo".as_bytes()], 6);
         assert_eq!(captured, Captured { text: "hällo".into(), total_bytes: 6, truncated: false });
-        assert_eq!(capture(&[b"a\xffb"], 100).text, "a\u{fffd}b");
-        assert_eq!(capture(&[], 0), Captured::default());
+        assert_eq!(of(&[b"a\xffb"], 100).text, "a\u{fffd}b");
+        assert_eq!(of(&[], 0), Captured::default());
     }
 
     #[test]
     fn head_and_tail_never_split_a_character() {
         for limit in 0..400 {
             for width in ["é", "€", "🦀", "a"] {
-                let captured = capture(&[width.repeat(1000).as_bytes()], limit);
+                let captured = of(&[width.repeat(1000).as_bytes()], limit);
                 assert!(captured.truncated && captured.text.len() <= limit, "{limit} {width} {}", captured.text.len());
                 assert!(!captured.text.contains(char::REPLACEMENT_CHARACTER), "{limit} {width}");
             }
@@ -197,16 +205,16 @@ mod tests {
     #[test]
     fn invalid_bytes_stay_within_the_limit() {
         for limit in [0, 1, 2, 3, 60, 100, 101, 500, 999, 1000] {
-            let captured = capture(&[&[0xff; 1000]], limit);
+            let captured = of(&[&[0xff; 1000]], limit);
             assert!(captured.truncated && captured.text.len() <= limit);
         }
-        let captured = capture(&[&[0x80; 90], b"end"], 100);
+        let captured = of(&[&[0x80; 90], b"end"], 100);
         assert!(captured.truncated && captured.text.ends_with("end") && captured.text.len() <= 100);
     }
 
     #[test]
     fn the_marker_counts_what_is_missing() {
-        let captured = capture(&[b"start", &[b'x'; 10_000], b"finish"], 148);
+        let captured = of(&[b"start", &[b'x'; 10_000], b"finish"], 148);
         assert!(captured.text.starts_with("startxxx") && captured.text.ends_with("xxxfinish"));
         assert!(captured.text.contains(&format!("[... {} bytes omitted ...]", 10_011 - 100)), "{}", captured.text);
     }

@@ -168,10 +168,8 @@ impl Pool {
             spec.workspace.map_or_else(String::new, |base| base.display().to_string())
         };
         let tree = Arc::new(Files::new(root, host_id.map(|init| init + 1), base));
-        let jobs = Arc::new(Jobs::default());
-        let spool_bytes = self.config.output_mib << 20;
-        let shell =
-            Shell::start(sandbox.link().clone(), sandbox.places().clone(), files, jobs.clone(), spool_bytes).await?;
+        let jobs = Arc::new(Jobs::new(self.config.output_mib << 20));
+        let shell = Shell::start(sandbox.link().clone(), sandbox.places().clone(), files, jobs.clone()).await?;
         Ok(Made { sandbox, shell, jobs, files: tree })
     }
 

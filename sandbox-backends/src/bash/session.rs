@@ -52,7 +52,6 @@ pub(super) struct Shell {
     /// Whether the last command has come to its end.
     idle: bool,
     jobs: Arc<Jobs>,
-    spool_bytes: u64,
     /// Where reading goes on between calls.
     runtime: Handle,
 }
@@ -132,7 +131,6 @@ impl Shell {
         places: Places,
         files: Handed,
         jobs: Arc<Jobs>,
-        spool_bytes: u64,
     ) -> Result<Self, ShellError> {
         let runtime = Handle::current();
         let cwd = places.workspace().to_owned();
@@ -143,21 +141,8 @@ impl Shell {
         let terminal = Terminal::new(master, &runtime)?;
         let streams = Streams::new(&files.record, fifos)?;
         let ended = link.news.shell.subscribe();
-        let mut shell = Self {
-            link,
-            places,
-            files,
-            pipe,
-            terminal,
-            streams,
-            slot: 0,
-            cwd,
-            ended,
-            idle: true,
-            jobs,
-            spool_bytes,
-            runtime,
-        };
+        let mut shell =
+            Self { link, places, files, pipe, terminal, streams, slot: 0, cwd, ended, idle: true, jobs, runtime };
         shell.adopt_pipe()?;
         shell.check().await?;
         Ok(shell)
@@ -254,7 +239,7 @@ impl Shell {
         } else {
             Vec::from(self.link.order::<3>(&order).await?)
         };
-        let job = Job::started(number, request.command, fds, self.spool_bytes, &self.link, &self.runtime)?;
+        let job = Job::started(number, request.command, fds, &self.jobs.budget, &self.link, &self.runtime)?;
         self.jobs.add(job.clone());
         if let Some(stdin) = request.stdin {
             job.write(stdin.as_bytes(), false, request.deadline).await?;
@@ -324,7 +309,7 @@ impl Shell {
         self.submit(lines, restarts).await?;
         // On the runtime that polls this future, which need not be the one that started the shell.
         let events = self.streams.register()?;
-        let mut output = Collector::new(request.max_output_bytes, self.spool_bytes, request.live);
+        let mut output = Collector::new(request.max_output_bytes, &self.jobs.budget, request.live);
         let mut ladder = Ladder::new(&request, began);
         let (mut timed_out, mut cancelled) = (false, false);
         let end = loop {

@@ -3,19 +3,47 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So much stays in memory.
+/// So much of each stream stays in memory.
 const MEMORY_BYTES: usize = 64 * 1024;
+
+/// What the streams of one session may take on disk together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    pub(super) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicU64::new(0) })
+    }
+
+    /// Whether little of it is left.
+    pub(super) fn is_short(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.limit / 2
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
 
 /// A stream's last bytes, with offsets that count from its first.
 #[derive(Debug)]
 pub(super) struct Spool {
-    /// Most bytes that are kept.
+    budget: Arc<Budget>,
+    /// Most bytes that are kept: the size of the ring.
     limit: u64,
     total: u64,
     memory: Vec<u8>,
-    /// The bytes in a ring of `limit`; memory is empty then.
+    /// The bytes in the ring; memory is empty then.
     file: Option<File>,
+    /// What it has taken of the budget: the size of the file.
+    taken: u64,
 }
 
 /// A part of a stream.
@@ -27,9 +55,10 @@ pub(super) struct Piece {
 }
 
 impl Spool {
-    /// One that keeps at most `limit` bytes.
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit: limit.max(1), total: 0, memory: Vec::new(), file: None }
+    /// One that takes at most half of the budget.
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        let limit = (budget.limit / 2).max(1);
+        Self { budget: budget.clone(), limit, total: 0, memory: Vec::new(), file: None, taken: 0 }
     }
 
     /// How many bytes the stream had so far.
@@ -42,6 +71,7 @@ impl Spool {
         if self.file.is_none() && self.memory.len() + bytes.len() > MEMORY_BYTES {
             self.spill();
         }
+        self.grow(bytes.len() as u64);
         if let Some(file) = &self.file {
             if write(file, self.limit, self.total, bytes).is_ok() {
                 self.total += bytes.len() as u64;
@@ -58,14 +88,31 @@ impl Spool {
         self.memory.extend_from_slice(bytes);
     }
 
+    /// Takes what the file is about to grow by; where nothing is left, the ring is as large as the file is now.
+    fn grow(&mut self, bytes: u64) {
+        if self.file.is_some() && self.taken < self.limit {
+            let wanted = (self.total + bytes).min(self.limit) - self.taken;
+            if self.budget.take(wanted) {
+                self.taken += wanted;
+            } else {
+                self.limit = self.taken;
+            }
+        }
+    }
+
     /// Moves what is in memory into a file; without one, memory stays what there is.
     fn spill(&mut self) {
         if self.limit <= MEMORY_BYTES as u64 {
             return;
         }
-        let begin = self.total - self.memory.len() as u64;
+        let kept = self.memory.len() as u64;
+        if self.total != kept || !self.budget.take(kept) {
+            self.limit = MEMORY_BYTES as u64;
+            return;
+        }
+        self.taken = kept;
         let file = tempfile::tempfile().and_then(|file| {
-            write(&file, self.limit, begin, &self.memory)?;
+            write(&file, self.limit, 0, &self.memory)?;
             Ok(file)
         });
         match file {
@@ -99,6 +146,12 @@ impl Spool {
     }
 }
 
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
 /// Writes bytes of a stream, the first of which has this offset, into the ring.
 fn write(file: &File, limit: u64, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
     let skipped = bytes.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -118,7 +171,8 @@ mod tests {
         let stream: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
         for limit in [10, 1000, MEMORY_BYTES as u64, 100_000, 1 << 20, 1 << 30] {
             for step in [1000, 4096, 70_001, 3_000_000] {
-                let mut spool = Spool::new(limit);
+                let budget = Budget::new(2 * limit);
+                let mut spool = Spool::new(&budget);
                 let mut total = 0;
                 for chunk in stream[..stream.len() / 4].chunks(step) {
                     spool.push(chunk);
@@ -132,7 +186,29 @@ mod tests {
                 assert_eq!((middle.offset, &middle.bytes[..]), (total as u64 - 7, &stream[total - 7..total - 4]));
                 assert_eq!(spool.read(u64::MAX, 10), Piece { offset: total as u64, bytes: Vec::new() });
                 assert_eq!(spool.total(), total as u64);
+                drop(spool);
+                assert_eq!(budget.used.load(Ordering::Relaxed), 0);
             }
         }
+    }
+
+    #[test]
+    fn streams_share_a_budget() {
+        let budget = Budget::new(1 << 20);
+        let mut spools: Vec<_> = (0..8).map(|_| Spool::new(&budget)).collect();
+        for (number, spool) in spools.iter_mut().enumerate() {
+            for _ in 0..100 {
+                spool.push(&[u8::try_from(number).unwrap(); 10_000]);
+            }
+        }
+        let kept: Vec<_> = spools.iter().map(|spool| spool.read(0, usize::MAX)).collect();
+        for (number, Piece { offset, bytes }) in kept.iter().enumerate() {
+            assert!(bytes.iter().all(|byte| usize::from(*byte) == number) && !bytes.is_empty());
+            assert_eq!(*offset + bytes.len() as u64, 1_000_000);
+        }
+        assert_eq!(kept[0].bytes.len(), 1 << 19);
+        assert!(budget.used.load(Ordering::Relaxed) <= 1 << 20 && budget.is_short());
+        // What has no place on disk has some in memory.
+        assert_eq!(kept[7].bytes.len(), MEMORY_BYTES);
     }
 }

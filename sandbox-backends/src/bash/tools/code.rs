@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::super::code::{CodeEnd, Ground, Interpreter, Language};
-use super::super::output::Collector;
+use super::super::output::{Captured, capture};
 use super::super::walk::{self, Entry, Next};
 use super::super::{BashBackend, BashSession};
 use super::run::{ANSWER_MARGIN, limit_within};
@@ -102,18 +102,15 @@ impl BashBackend {
         let had_state = earlier.is_some();
         let mut interpreter = match earlier.filter(Interpreter::lives) {
             Some(interpreter) => interpreter,
-            None => session.interpreter(language, self.config.output_mib << 20).await?,
+            None => session.interpreter(language).await?,
         };
         let lost = had_state && !interpreter.has_run();
         let (began, clock) = (Instant::now(), SystemTime::now());
         // Until it is put back, a call that is dropped takes the interpreter with it.
         let outcome = interpreter.run(&code, limit, context.deadline(), cancel).await?;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut output = Collector::new(usize::try_from(max_output_bytes).unwrap_or(usize::MAX), 1, None);
-        for (stream, (piece, _)) in outcome.output.iter().enumerate() {
-            output.push(stream, &piece.bytes);
-        }
-        let ([stdout, stderr], _) = output.finish();
+        let most = usize::try_from(max_output_bytes).unwrap_or(usize::MAX);
+        let [stdout, stderr] = outcome.output.each_ref().map(|(piece, _)| capture(most, &piece.bytes));
         let (exit_code, result, ended) = match outcome.end {
             CodeEnd::Done(done) => (i32::from(!done.ok), done.result, false),
             CodeEnd::Ended(ended) => (ended.code, None, true),
@@ -121,7 +118,7 @@ impl BashBackend {
         if let (Some(kept), false) = (&mut kept, ended) {
             kept.insert(language, interpreter);
         }
-        let total = |captured: &super::super::output::Captured| captured.truncated.then_some(captured.total_bytes);
+        let total = |captured: &Captured| captured.truncated.then_some(captured.total_bytes);
         let result = CodeResult {
             exit_code,
             result,
@@ -145,12 +142,11 @@ impl BashBackend {
 
 impl BashSession {
     /// Starts an interpreter in the shell's directory.
-    async fn interpreter(&self, language: Language, spool_bytes: u64) -> Result<Interpreter> {
+    async fn interpreter(&self, language: Language) -> Result<Interpreter> {
         let ground = Ground {
             link: self.sandbox.link(),
             places: self.sandbox.places(),
             jobs: &self.jobs,
-            spool_bytes,
             runtime: &self.runtime,
         };
         let started = Interpreter::start(language, &self.path("."), &ground).await;

@@ -111,7 +111,7 @@ impl BashBackend {
         let hard_timeout = hard_timeout_ms.map(|time| limit_within("hard_timeout_ms", Some(time), left)).transpose()?;
         check_env(&env)?;
         let env: Vec<_> = env.into_iter().collect();
-        let request = RunRequest {
+        let mut request = RunRequest {
             command: &command,
             timeout,
             hard_timeout,
@@ -132,6 +132,9 @@ impl BashBackend {
                 return Err(ToolError::new(ErrorCode::CANCELLED, message));
             }
         };
+        // What the wait has left.
+        let left = context.deadline().saturating_duration_since(Instant::now());
+        request.timeout = request.timeout.min(left.saturating_sub(ANSWER_MARGIN).max(left / 2));
         if background {
             let began = Instant::now();
             let job =
@@ -169,6 +172,11 @@ impl BashBackend {
     ) -> Result<()> {
         match job_id {
             Some(job) => session.jobs.get(job)?.signal(session.sandbox.link(), signal.number()),
+            // Between commands there is nobody to hear it but the shell itself.
+            None if session.shell.try_lock().is_ok() => {
+                let reason = "no command runs in the shell now".to_owned();
+                return Err(ShellError::Invalid { option: "job_id", reason }.into());
+            }
             None => {
                 let to = Target::Foreground;
                 session.sandbox.link().tell(&Order::Signal { to, signal: signal.number() });

@@ -121,7 +121,8 @@ impl Ours {
     fn destroy(&self, worker: &str) {
         let request = json!({ "worker_id": worker, "resource_type": "bash" });
         let request: DestroySession = serde_json::from_value(request).unwrap();
-        self.host.handle().block_on(self.executor.destroy_session(request)).unwrap();
+        let _runtime = self.host.handle().enter();
+        self.executor.destroy_session(&request).unwrap();
     }
 
     fn end(self) {

@@ -22,6 +22,7 @@ mod sessions;
 mod shell;
 mod shell_code;
 mod shell_files;
+mod shell_hostile;
 mod shell_jobs;
 mod shell_life;
 mod shutdown;

@@ -32,7 +32,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Cgroups {
     /// One for version 2; for version 1 one for each controller: memory, pids, and cpu if it is there.
-    tops: Vec<(PathBuf, File)>,
+    tops: Vec<(PathBuf, [File; 2])>,
     version: Version,
     next: AtomicU64,
 }
@@ -71,7 +71,9 @@ impl Cgroups {
         let tops = folders.into_iter().map(|folder| {
             sweep(&folder);
             fs::create_dir_all(&folder)?;
-            Ok((folder.clone(), File::open(folder)?))
+            let parent = folder.parent().ok_or(io::ErrorKind::NotFound)?;
+            let handles = [File::open(&folder)?, File::open(parent)?];
+            Ok((folder, handles))
         });
         let tops = tops.collect::<io::Result<Vec<_>>>().map_err(|error| {
             format!(
@@ -84,7 +86,7 @@ impl Cgroups {
         }
         // With the real thing, since a folder that can be made may still refuse limits.
         let tried = found.create(Limits { memory_mib: Some(64), pids: 16, cpus: None });
-        tried.and_then(Cgroup::remove_now).map_err(|error| format!("limiting a control group failed: {error}"))?;
+        tried.and_then(|group| group.remove()).map_err(|error| format!("limiting a control group failed: {error}"))?;
         Ok(found)
     }
 
@@ -99,9 +101,14 @@ impl Cgroups {
         Ok(())
     }
 
-    /// The folders, for the zygote to remove.
+    /// The folders, each with the one it is in, for the zygote to remove.
     pub(super) fn tops(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.tops.iter().map(|(_, handle)| handle.as_fd())
+        self.tops.iter().flat_map(|(_, handles)| handles).map(AsFd::as_fd)
+    }
+
+    /// The name of the folders.
+    pub(super) fn name(&self) -> Option<String> {
+        self.tops.first().and_then(|(top, _)| Some(top.file_name()?.to_str()?.to_owned()))
     }
 
     /// Makes the group of a sandbox.
@@ -195,11 +202,13 @@ impl Cgroup {
     }
 
     /// Removes the group, whose processes have ended. Blocks for milliseconds.
-    pub(super) fn remove(mut self) -> io::Result<()> {
-        self.handles.clear();
-        for folder in std::mem::take(&mut self.folders) {
+    pub(super) fn remove(&self) -> io::Result<()> {
+        for folder in &self.folders {
             let mut tries = 0;
-            while let Err(error) = fs::remove_dir(&folder) {
+            while let Err(error) = fs::remove_dir(folder) {
+                if error.kind() == io::ErrorKind::NotFound {
+                    break;
+                }
                 tries += 1;
                 if error.raw_os_error() != Some(libc::EBUSY) || tries >= REMOVALS {
                     return Err(error);
@@ -208,10 +217,6 @@ impl Cgroup {
             }
         }
         Ok(())
-    }
-
-    fn remove_now(self) -> io::Result<()> {
-        self.remove()
     }
 }
 
@@ -320,7 +325,9 @@ fn version_two(mounts: &str, own: &str, name: &str) -> Result<PathBuf, String> {
 
 /// Moves this process, if it is the only one, out of its group, which may then have groups with controllers.
 fn delegate(parent: &Path) -> io::Result<()> {
-    let enable = || fs::write(parent.join("cgroup.subtree_control"), "+memory +pids");
+    let control = parent.join("cgroup.subtree_control");
+    // Without processor time, rather than not at all.
+    let enable = || fs::write(&control, "+memory +pids +cpu").or_else(|_| fs::write(&control, "+memory +pids"));
     if enable().is_ok() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Interpreters for `bash:code`: a small driver in the language itself takes code on its standard input and reports each
 //! end on a fifo of its own, so that neither travels with the output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::ShellError;
 use super::job::{Job, Jobs, write_all};
+use super::output::Captured;
 use super::places::Places;
 use super::readiness::register;
 use super::sandbox::{Ended, Link};
@@ -34,6 +35,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Longest report of a driver.
 const MAX_REPORT_BYTES: usize = 256 * 1024;
+/// Reads of the fifo of reports before everything else has its turn.
+const TURN_READS: usize = 16;
 /// The exit code of a program that is not there.
 const NOT_FOUND: i32 = 127;
 
@@ -56,8 +59,6 @@ pub(super) struct Interpreter {
     report: OwnedFd,
     /// What came of the next report.
     unread: Vec<u8>,
-    /// How often it has run code, the empty one of its start included.
-    runs: u64,
 }
 
 /// What an interpreter needs of its session.
@@ -99,7 +100,7 @@ pub(super) enum CodeEnd {
 #[derive(Debug)]
 pub(super) struct CodeOutcome {
     pub(super) end: CodeEnd,
-    pub(super) output: [(super::spool::Piece, u64); 2],
+    pub(super) output: [Captured; 2],
     pub(super) timed_out: bool,
     pub(super) cancelled: bool,
 }
@@ -140,8 +141,12 @@ impl Interpreter {
         let job = Job::started(number, "", Vec::from(fds), &jobs.budget, link, runtime)?;
         let input = job.input_pipe().ok_or(ShellError::Protocol("a job without its input"))?;
         rustix::io::ioctl_fionbio(&report, true).map_err(ShellError::io("configuring a fifo"))?;
-        let mut interpreter = Self { job, link: link.clone(), input, report, unread: Vec::new(), runs: 0 };
-        match interpreter.run("", START_LIMIT, Instant::now() + 2 * START_LIMIT, &CancellationToken::new()).await?.end {
+        let mut interpreter = Self { job, link: link.clone(), input, report, unread: Vec::new() };
+        match interpreter
+            .run("", 2000, START_LIMIT, Instant::now() + 2 * START_LIMIT, &CancellationToken::new())
+            .await?
+            .end
+        {
             CodeEnd::Done(_) => Ok(interpreter),
             CodeEnd::Ended(Ended { code: NOT_FOUND, .. }) => {
                 let name = language.program().split(' ').next().unwrap_or_default();
@@ -159,11 +164,6 @@ impl Interpreter {
         }
     }
 
-    /// Whether it has run code before.
-    pub(super) fn has_run(&self) -> bool {
-        self.runs > 1
-    }
-
     /// Whether it can take more code.
     pub(super) fn lives(&self) -> bool {
         self.job.state().ended.is_none()
@@ -173,11 +173,11 @@ impl Interpreter {
     pub(super) async fn run(
         &mut self,
         code: &str,
+        most: usize,
         limit: Duration,
         deadline: Instant,
         cancel: &CancellationToken,
     ) -> Result<CodeOutcome, ShellError> {
-        self.runs += 1;
         let began = self.job.totals();
         let nonce = nonce()?;
         let mut cell = serde_json::to_vec(&Cell { nonce: &nonce, code })
@@ -192,66 +192,112 @@ impl Interpreter {
         tokio::pin!(writing);
         let (mut written, mut stage, mut timed_out, mut cancelled) = (false, 0, false, false);
         let end = loop {
-            if let Some(outcome) = self.take_report(&nonce)? {
+            let report = self.take_report(&nonce)?;
+            if let Report::Found(outcome) = report {
                 break CodeEnd::Done(outcome);
             }
             if let Some(ended) = self.job.state().ended {
                 break CodeEnd::Ended(ended);
+            }
+            if stage == 0 && cancel.is_cancelled() {
+                (cancelled, next) = (true, Instant::now());
+            }
+            if Instant::now() >= next {
+                timed_out |= stage == 0 && !cancelled;
+                let signal = if stage == 0 { libc::SIGINT } else { libc::SIGKILL };
+                self.job.signal(&self.link, signal);
+                let left = deadline.saturating_duration_since(Instant::now()) / 4;
+                next = Instant::now() + if stage == 0 { INTERRUPT_GRACE.min(left) } else { END_LIMIT };
+                if stage > 1 {
+                    return Err(ShellError::Silent { who: "the interpreter", limit: END_LIMIT });
+                }
+                stage += 1;
+            }
+            if let Report::More = report {
+                // Nonsense, as fast as it can be read: it must not keep the thread.
+                tokio::task::yield_now().await;
+                continue;
             }
             tokio::select! {
                 // A driver that has ended does not read; how it did is what counts.
                 _ = &mut writing, if !written => written = true,
                 guard = events.readable() => guard.map_err(ShellError::io("waiting for the interpreter"))?.clear_ready(),
                 _ = self.job.ended(far) => {}
-                () = cancel.cancelled(), if stage == 0 => (cancelled, next) = (true, Instant::now()),
-                () = sleep_until(next) => {
-                    timed_out |= stage == 0 && !cancelled;
-                    let signal = if stage == 0 { libc::SIGINT } else { libc::SIGKILL };
-                    self.job.signal(&self.link, signal);
-                    let left = deadline.saturating_duration_since(Instant::now()) / 4;
-                    next = Instant::now() + if stage == 0 { INTERRUPT_GRACE.min(left) } else { END_LIMIT };
-                    if stage > 1 {
-                        return Err(ShellError::Silent { who: "the interpreter", limit: END_LIMIT });
-                    }
-                    stage += 1;
-                }
+                () = cancel.cancelled(), if stage == 0 => {}
+                () = sleep_until(next) => {}
             }
         };
         self.job.drained().await;
-        let output = self.job.output(began, usize::MAX, Instant::now()).await;
+        let output = self.job.since(began, most);
         Ok(CodeOutcome { end, output, timed_out, cancelled })
     }
 
-    /// The report with this nonce, if it has come.
-    fn take_report(&mut self, nonce: &str) -> Result<Option<Outcome>, ShellError> {
+    /// The report with this nonce, if it has come. Bounded, since code may write nonsense there.
+    fn take_report(&mut self, nonce: &str) -> Result<Report, ShellError> {
         let mut bytes = [0; 4096];
-        loop {
+        for _ in 0..TURN_READS {
+            let searched = self.unread.len();
             match rustix::io::read(&self.report, &mut bytes) {
                 Ok(length) => self.unread.extend_from_slice(&bytes[..length]),
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::AGAIN) => return Ok(Report::None),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(ShellError::io("reading the report")(error)),
             }
-            while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.unread.drain(..=end).collect();
+            let mut from = searched;
+            while let Some(end) = memchr::memchr(b'\n', &self.unread[from..]) {
+                let line: Vec<u8> = self.unread.drain(..=from + end).collect();
+                from = 0;
                 if let Ok(outcome) = serde_json::from_slice::<Outcome>(&line)
                     && outcome.nonce == nonce
                 {
-                    return Ok(Some(outcome));
+                    return Ok(Report::Found(outcome));
                 }
             }
             if self.unread.len() > MAX_REPORT_BYTES {
                 self.unread.clear();
             }
         }
+        Ok(Report::More)
     }
+}
+
+/// What the fifo of reports holds.
+enum Report {
+    Found(Outcome),
+    /// More than was looked at.
+    More,
+    None,
 }
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
         self.job.signal(&self.link, libc::SIGKILL);
+        // What it started may hold its streams open.
+        self.job.abandon();
     }
 }
 
-/// The interpreters of a session that keep their state, by language.
-pub(super) type Interpreters = BTreeMap<Language, Interpreter>;
+/// The interpreters of a session that keep their state.
+#[derive(Debug, Default)]
+pub(super) struct Interpreters {
+    running: BTreeMap<Language, Interpreter>,
+    /// Those that have had a state.
+    known: BTreeSet<Language>,
+}
+
+impl Interpreters {
+    /// Takes the interpreter for one call; a call that is dropped takes it with it. Says whether there was a state.
+    pub(super) fn take(&mut self, language: Language) -> (Option<Interpreter>, bool) {
+        (self.running.remove(&language).filter(Interpreter::lives), !self.known.insert(language))
+    }
+
+    /// Puts it back.
+    pub(super) fn put(&mut self, language: Language, interpreter: Interpreter) {
+        self.running.insert(language, interpreter);
+    }
+
+    /// The state is gone, and that was said.
+    pub(super) fn forget(&mut self, language: Language) {
+        self.known.remove(&language);
+    }
+}

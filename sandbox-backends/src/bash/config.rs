@@ -27,7 +27,8 @@ pub enum Tier {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BashConfig {
-    /// The least isolation that the resource starts with. Absent: B for a server that listens beyond loopback, else D.
+    /// The least isolation that the resource starts with. Absent: B for a server that listens beyond loopback, else C;
+    /// without namespaces, at D, it starts only if that is written here.
     pub strict: Option<Tier>,
     /// Sandboxes kept ready for sessions to come.
     #[schemars(range(max = 1000))]

@@ -24,6 +24,8 @@ use crate::address::is_public;
 
 /// Where the proxy is inside.
 pub(super) const PROXY_URL: &str = "http://127.0.0.1:3128";
+/// Names that are resolved at once, for all sessions: the system's resolver holds a thread for each.
+static LOOKUPS: Semaphore = Semaphore::const_new(32);
 /// Connections of one session at once.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest head of a request.
@@ -302,9 +304,14 @@ async fn connect(policy: &Policy, host: &str, port: u16) -> Result<TcpStream, Re
         return Err(forbidden("the traffic that this sandbox may have is used up".into()));
     }
     let unreachable = |reason: String| Refusal("502 Bad Gateway", reason);
-    let found = timeout(CONNECT_LIMIT, tokio::net::lookup_host((host, port))).await;
-    let found: Vec<SocketAddr> = match found {
-        Ok(Ok(found)) => found.collect(),
+    // A task of its own, which holds its place until the system's resolver is done, however long nobody waits for it.
+    let name = host.to_owned();
+    let found = tokio::spawn(async move {
+        let _place = LOOKUPS.acquire().await.ok()?;
+        tokio::net::lookup_host((name.as_str(), port)).await.ok().map(Iterator::collect)
+    });
+    let found: Vec<SocketAddr> = match timeout(CONNECT_LIMIT, found).await {
+        Ok(Ok(Some(found))) => found,
         _ => return Err(unreachable(format!("the name {host} could not be resolved"))),
     };
     let permitted = |address: &&SocketAddr| {

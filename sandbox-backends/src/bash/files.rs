@@ -13,6 +13,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+use rustix::process::{Gid, getgroups};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_thread_groups};
 use sandbox_runtime::prelude::{ErrorCode, ToolError};
 
 /// `f_type` of `/proc`.
@@ -379,11 +381,15 @@ fn expect_kind(path: &str, found: &OwnedFd, expected: FileType) -> Result<(), Fi
 
 /// What a client may see of processes it sees inside, with the rights of the shell; a server that is root has more.
 fn refuse_proc(path: &str, found: &OwnedFd) -> Result<(), FileError> {
-    let kind = rustix::fs::fstatfs(found).map_err(|error| fail(path, error))?.f_type;
-    if u64::try_from(kind) == Ok(PROC_SUPER_MAGIC) {
+    if is_proc(found).map_err(|error| fail(path, error))? {
         return Err(FileError::Path { path: path.to_owned(), reason: "files of /proc can only be read in the shell" });
     }
     Ok(())
+}
+
+/// Whether something is in a `/proc`.
+pub(super) fn is_proc(found: &OwnedFd) -> Result<bool, Errno> {
+    Ok(u64::try_from(rustix::fs::fstatfs(found)?.f_type) == Ok(PROC_SUPER_MAGIC))
 }
 
 /// What a kind of entry is called.
@@ -412,46 +418,59 @@ pub(super) fn read_part(file: &mut File, offset: u64, most: u64) -> io::Result<V
     Ok(bytes)
 }
 
-/// The file rights of the shell's user, on one thread.
+/// The file rights of the shell's user, on one thread: its ids, no other groups, and no capability.
 #[derive(Debug)]
 pub(super) struct AsUser {
-    entered: bool,
+    before: Option<Before>,
     /// The thread cannot be changed meanwhile.
     _thread: std::marker::PhantomData<*const ()>,
 }
 
+/// What the thread had.
+#[derive(Debug)]
+struct Before {
+    groups: Vec<Gid>,
+    capabilities: CapabilitySets,
+}
+
 impl AsUser {
-    #[expect(unsafe_code, reason = "the file system ids of a thread have no safe wrapper")]
     fn enter(user: Option<u32>) -> io::Result<Self> {
-        if let Some(user) = user {
-            // SAFETY: these calls change the calling thread's ids only, and have no other effect on memory. A second call
-            // with an impossible id answers the current one.
-            let changed = unsafe {
-                libc::syscall(libc::SYS_setfsgid, user);
-                libc::syscall(libc::SYS_setfsuid, user);
-                libc::syscall(libc::SYS_setfsgid, u32::MAX) == libc::c_long::from(user)
-                    && libc::syscall(libc::SYS_setfsuid, u32::MAX) == libc::c_long::from(user)
-            };
-            let guard = Self { entered: true, _thread: std::marker::PhantomData };
-            if !changed {
-                drop(guard);
-                return Err(io::ErrorKind::PermissionDenied.into());
-            }
-            return Ok(guard);
+        let mut this = Self { before: None, _thread: std::marker::PhantomData };
+        let Some(user) = user else { return Ok(this) };
+        let before = Before { groups: getgroups()?, capabilities: rustix::thread::capabilities(None)? };
+        let without = CapabilitySets { effective: CapabilitySet::empty(), ..before.capabilities };
+        this.before = Some(before);
+        // From here on the drop gives everything back.
+        set_thread_groups(&[])?;
+        if !set_file_ids(user) {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Ok(Self { entered: false, _thread: std::marker::PhantomData })
+        rustix::thread::set_capabilities(None, without)?;
+        Ok(this)
     }
 }
 
 impl Drop for AsUser {
-    #[expect(unsafe_code, reason = "the file system ids of a thread have no safe wrapper")]
     fn drop(&mut self) {
-        if self.entered {
-            // SAFETY: as above; the server is root, or it would not have changed them.
-            unsafe {
-                libc::syscall(libc::SYS_setfsuid, 0);
-                libc::syscall(libc::SYS_setfsgid, 0);
-            }
+        if let Some(before) = self.before.take() {
+            let back = rustix::thread::set_capabilities(None, before.capabilities).is_ok()
+                && set_file_ids(0)
+                && set_thread_groups(&before.groups).is_ok();
+            // A thread of the pool with another's rights must not go on.
+            assert!(back, "a thread cannot take its own rights back");
         }
+    }
+}
+
+/// Changes the ids by which this thread works on files; says whether that was permitted.
+#[expect(unsafe_code, reason = "the file system ids of a thread have no safe wrapper")]
+fn set_file_ids(id: u32) -> bool {
+    // SAFETY: these calls change the calling thread's ids only, and have no other effect on memory. A second call with an
+    // impossible id answers the current one.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, id);
+        libc::syscall(libc::SYS_setfsuid, id);
+        libc::syscall(libc::SYS_setfsgid, u32::MAX) == libc::c_long::from(id)
+            && libc::syscall(libc::SYS_setfsuid, u32::MAX) == libc::c_long::from(id)
     }
 }

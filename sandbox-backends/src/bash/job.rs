@@ -10,9 +10,11 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::ShellError;
+use super::output::{Captured, excerpt};
 use super::readiness::register;
 use super::sandbox::{Ended, Link};
 use super::spool::{Budget, Piece, Spool};
@@ -20,10 +22,14 @@ use super::wire::{Order, Target};
 
 /// Most jobs of one session that are remembered; the oldest that have ended are forgotten first.
 const MAX_JOBS: usize = 64;
+/// Jobs that run at once, and outputs of ended commands that are still open.
+const MAX_RUNNING: usize = 24;
 /// Bytes of a command that its job remembers.
 const COMMAND_BYTES: usize = 1000;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 32 * 1024;
+/// How long a full pipe takes to be read.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 /// The pause between looks at what is still to be read.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// How fast the output of what runs beside the shell is read, so that a flood occupies its sandbox and not the server.
@@ -54,6 +60,8 @@ pub(super) struct Job {
     input: Mutex<Option<Arc<OwnedFd>>>,
     /// What its streams are read from.
     readers: Vec<Arc<OwnedFd>>,
+    /// What reads them, and waits for its end.
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 /// What a job is.
@@ -95,14 +103,19 @@ impl Jobs {
     /// Remembers a job.
     pub(super) fn add(&self, job: Arc<Job>) {
         let mut jobs = self.lock();
-        if jobs.len() >= MAX_JOBS {
-            let over = jobs.iter().position(|job| job.state().is_over(job.kind)).unwrap_or(0);
-            jobs.remove(over);
+        let over = |job: &Arc<Job>| job.state().is_over(job.kind);
+        while jobs.len() >= MAX_JOBS || self.budget.is_short() {
+            // What commands have left open comes after what is over; jobs that run are not forgotten.
+            let oldest = jobs.iter().position(over).or_else(|| jobs.iter().position(|job| job.kind == Kind::Command));
+            let Some(oldest) = oldest else { break };
+            jobs.remove(oldest).abandon();
         }
-        while self.budget.is_short()
-            && let Some(over) = jobs.iter().position(|job| job.state().is_over(job.kind))
+        let open = jobs.iter().filter(|job| job.kind == Kind::Command && !over(job)).count();
+        if open >= MAX_RUNNING
+            && let Some(oldest) = jobs.iter().position(|job| job.kind == Kind::Command && !over(job))
         {
-            jobs.remove(over);
+            // Whoever still writes there is told by SIGPIPE.
+            jobs.remove(oldest).abandon();
         }
         jobs.push(job);
     }
@@ -121,6 +134,19 @@ impl Jobs {
         })
     }
 
+    /// Refuses a job when as many run as may.
+    ///
+    /// # Errors
+    /// [`ShellError::Invalid`].
+    pub(super) fn admit(&self) -> Result<(), ShellError> {
+        let runs = |job: &&Arc<Job>| job.kind != Kind::Command && !job.state().is_over(job.kind);
+        if self.lock().iter().filter(runs).count() < MAX_RUNNING {
+            return Ok(());
+        }
+        let reason = format!("{MAX_RUNNING} jobs of the session run, more are not permitted; end one with `bash:kill`");
+        Err(ShellError::Invalid { option: "background", reason })
+    }
+
     /// All of them.
     pub(super) fn all(&self) -> Vec<Arc<Job>> {
         self.lock().clone()
@@ -128,6 +154,14 @@ impl Jobs {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        for job in self.all() {
+            job.abandon();
+        }
     }
 }
 
@@ -153,7 +187,7 @@ impl Job {
         let job = Arc::new(job);
         job.clone().read(runtime);
         let (watched, link) = (job.clone(), link.clone());
-        runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             let mut gone = link.news.gone.subscribe();
             loop {
                 let changed = link.news.jobs_changed.notified();
@@ -167,6 +201,7 @@ impl Job {
                 }
             }
         });
+        job.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
         Ok(job)
     }
 
@@ -198,6 +233,7 @@ impl Job {
             state: watch::Sender::new(state),
             input: Mutex::default(),
             readers,
+            tasks: Mutex::default(),
         }
     }
 
@@ -210,11 +246,12 @@ impl Job {
     fn read(self: Arc<Self>, runtime: &Handle) {
         for (index, stream) in self.readers.iter().cloned().enumerate() {
             let job = self.clone();
-            runtime.spawn(async move {
+            let task = runtime.spawn(async move {
                 // One that cannot be read is at its end.
                 let _ = job.read_one(index, &stream).await;
                 job.state.send_modify(|state| state.open -= 1);
             });
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
         }
     }
 
@@ -266,6 +303,24 @@ impl Job {
         }
     }
 
+    /// What its streams have had since these offsets, as an answer of at most `most` bytes each holds it.
+    pub(super) fn since(&self, offsets: [u64; 2], most: usize) -> [Captured; 2] {
+        [0, 1].map(|index| {
+            let stream = self.stream(index);
+            let total = stream.total() - offsets[index];
+            let head = stream.read(offsets[index], most).bytes;
+            let tail = stream.read(stream.total().saturating_sub(most as u64).max(offsets[index]), most).bytes;
+            excerpt(most, &head, &tail, total)
+        })
+    }
+
+    /// Reads its streams no more.
+    pub(super) fn abandon(&self) {
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+
     /// How many bytes its streams have had.
     pub(super) fn totals(&self) -> [u64; 2] {
         [0, 1].map(|index| self.stream(index).total())
@@ -304,14 +359,15 @@ impl Job {
         self.input.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until everything that was written so far has been read.
+    /// Waits until what was written before has been read, or for so long as that can take.
     pub(super) async fn drained(&self) {
+        let deadline = Instant::now() + DRAIN_LIMIT;
         for (index, reader) in self.readers.iter().enumerate() {
             loop {
                 let spool = self.stream(index);
                 let left = rustix::io::ioctl_fionread(&**reader).unwrap_or(0);
                 drop(spool);
-                if left == 0 {
+                if left == 0 || Instant::now() >= deadline {
                     break;
                 }
                 tokio::time::sleep(DRAIN_PAUSE).await;

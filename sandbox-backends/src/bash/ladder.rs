@@ -57,6 +57,18 @@ impl Ladder {
         }
     }
 
+    /// Whether it waits longer than it must.
+    pub(super) fn is_patient(&self) -> bool {
+        self.hard.is_some()
+    }
+
+    /// Waits no longer than it must.
+    pub(super) fn hurry(&mut self) {
+        if self.hard.take().is_some() {
+            self.next = self.next.min(Instant::now() + KILL_GRACE);
+        }
+    }
+
     pub(super) fn wrote(&mut self) {
         if let Some((idle, time)) = &mut self.idle {
             *idle = Instant::now() + *time;

@@ -19,6 +19,7 @@ mod output;
 mod places;
 mod pool;
 mod readiness;
+mod removal;
 mod sandbox;
 mod script;
 mod session;
@@ -101,7 +102,7 @@ impl BashBackend {
                 return Err(ShellError::Invalid { option, reason }.into());
             }
         }
-        let strict = config.strict.unwrap_or(if resource.is_exposed() { Tier::B } else { Tier::D });
+        let strict = config.strict.unwrap_or(if resource.is_exposed() { Tier::B } else { Tier::C });
         let egress = egress::rules(&config.egress.allow)?;
         Ok(Self { config, strict, egress })
     }

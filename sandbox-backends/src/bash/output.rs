@@ -55,11 +55,14 @@ impl Collector {
     }
 }
 
-/// What an answer holds of these bytes.
-pub(super) fn capture(limit: usize, bytes: &[u8]) -> Captured {
-    let mut capture = Capture::new(limit);
-    capture.push(bytes);
-    capture.finish()
+/// What an answer holds of a stream of which only the head and the tail are at hand; `head` is all of it if that is short.
+pub(super) fn excerpt(limit: usize, head: &[u8], tail: &[u8], total_bytes: u64) -> Captured {
+    if head.len() as u64 == total_bytes {
+        let mut capture = Capture::new(limit);
+        capture.push(head);
+        return capture.finish();
+    }
+    join(head, tail, limit, total_bytes)
 }
 
 /// Collects a stream in bounded memory.

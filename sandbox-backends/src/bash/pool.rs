@@ -13,7 +13,7 @@ use super::error::ShellError;
 use super::files::Files;
 use super::ids::HostIds;
 use super::job::Jobs;
-use super::sandbox::{Belongings, Sandbox};
+use super::sandbox::{Belongings, Sandbox, WorkFolder};
 use super::session::Shell;
 use super::wire::{Join, Spec};
 use super::zygote::Nursery;
@@ -174,7 +174,7 @@ impl Pool {
     }
 
     /// The sandbox's folder on the host, if it has one, and how the inside is told of it.
-    fn work_folder(&self, host_id: Option<u32>) -> std::io::Result<(Option<PathBuf>, Option<PathBuf>)> {
+    fn work_folder(&self, host_id: Option<u32>) -> std::io::Result<(Option<WorkFolder>, Option<PathBuf>)> {
         use std::os::unix::fs::{DirBuilderExt, chown};
         let setup = &self.nursery.setup;
         let parent = match (&setup.workspace_dir, setup.namespaces) {
@@ -189,13 +189,15 @@ impl Pool {
         // Without namespaces the shell's user passes through it to its own folders.
         let mode = if setup.namespaces { 0o700 } else { 0o711 };
         std::fs::DirBuilder::new().mode(mode).create(&folder)?;
+        let folder = WorkFolder(folder);
         if setup.namespaces {
             if let Some(init) = host_id {
-                chown(&folder, Some(init + 1), Some(init + 1))?;
+                chown(&folder.0, Some(init + 1), Some(init + 1))?;
             }
             return Ok((Some(folder), Some(name.into())));
         }
-        Ok((Some(folder.clone()), Some(folder)))
+        let path = folder.0.clone();
+        Ok((Some(folder), Some(path)))
     }
 
     /// Ends the sandboxes that are ready.

@@ -16,6 +16,7 @@ use super::cgroup::Cgroup;
 use super::error::ShellError;
 use super::places::Places;
 use super::readiness::register;
+use super::removal::remove_tree;
 use super::wire::{self, Order, Report, Spec};
 use super::zygote::Zygote;
 
@@ -65,7 +66,7 @@ pub(super) struct Sandbox {
 pub(super) struct Belongings {
     pub(super) cgroup: Option<Cgroup>,
     /// Its work folder on the host.
-    pub(super) folder: Option<PathBuf>,
+    pub(super) folder: Option<WorkFolder>,
     /// Its host ids and its place among those that the configuration permits.
     pub(super) _lease: Box<dyn Send + Sync + std::fmt::Debug>,
     /// Alive as long as its sandboxes are wanted.
@@ -149,15 +150,19 @@ impl Sandbox {
         };
         timeout(END_LIMIT, ended).await.map_err(|_| ShellError::CloseTimeout { limit: END_LIMIT })??;
         let (cgroup, folder) = (self.belongings.cgroup.take(), self.belongings.folder.take());
+        // What cannot be removed now is put back, for the next try.
         let cleared = tokio::task::spawn_blocking(move || {
-            let removed = cgroup.map_or(Ok(()), Cgroup::remove);
-            match folder.map_or(Ok(()), std::fs::remove_dir_all) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => removed,
-            }
+            let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
+            let cgroup = cgroup.filter(|_| removed.is_err());
+            let emptied = folder.as_ref().map_or(Ok(()), WorkFolder::remove);
+            (cgroup, folder.filter(|_| emptied.is_err()), removed.and(emptied))
         });
-        let cleared = cleared.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        cleared.map_err(ShellError::io("clearing up after the sandbox"))
+        let (cgroup, folder, result) = match cleared.await {
+            Ok(cleared) => cleared,
+            Err(error) => (None, None, Err(std::io::Error::other(error))),
+        };
+        (self.belongings.cgroup, self.belongings.folder) = (cgroup, folder);
+        result.map_err(ShellError::io("clearing up after the sandbox"))
     }
 
     /// Kills PID 1, and with it everything inside; without namespaces PID 1 is asked to do it.
@@ -173,14 +178,25 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.kill();
-        let (cgroup, folder) = (self.belongings.cgroup.take(), self.belongings.folder.take());
-        if cgroup.is_some() || folder.is_some() {
+    }
+}
+
+/// A folder of the host for one sandbox, removed by the drop.
+#[derive(Debug)]
+pub(super) struct WorkFolder(pub(super) PathBuf);
+
+impl WorkFolder {
+    fn remove(&self) -> std::io::Result<()> {
+        remove_tree(&self.0)
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        if self.0.exists() {
             // A drop may run on a thread that must not block.
-            let clear = move || {
-                let _ = cgroup.map_or(Ok(()), Cgroup::remove);
-                let _ = folder.map_or(Ok(()), std::fs::remove_dir_all);
-            };
-            let _ = std::thread::Builder::new().name("sandbox-reaper".into()).spawn(clear);
+            let folder = std::mem::take(&mut self.0);
+            let _ = std::thread::Builder::new().name("sandbox-reaper".into()).spawn(move || remove_tree(&folder));
         }
     }
 }

@@ -20,19 +20,25 @@ use super::places::Places;
 use super::sandbox::{ANSWER_LIMIT, Ended, Handed, Link};
 use super::script::{self, Wishes};
 use super::streams::{Record, Streams};
-use super::terminal::Terminal;
+use super::terminal::{Loan, Terminal};
 use super::wire::{Order, Target};
 
 /// Longest command text.
 const MAX_COMMAND_BYTES: usize = 4 << 20;
+/// How long a job may leave its first input unread.
+const STDIN_LIMIT: Duration = Duration::from_hours(1);
 /// Longest input of a command.
 const MAX_INPUT_BYTES: usize = 8 << 20;
 /// Most of what one call may add to the shell's pipe beside the command: variables and folder.
 const MAX_LINE_BYTES: usize = 48 << 10;
 /// How long output is still taken after the end of a command that left writers behind, such as `> >(tee log)`.
 const WRITER_GRACE: Duration = Duration::from_millis(10);
-/// How long a terminal must be silent after the end of a command: the kernel passes on what is written a bit later.
+/// How long a terminal must be silent after the end of a command, and how long that is waited for: the kernel passes on
+/// what is written a bit later.
 const TERMINAL_GRACE: Duration = Duration::from_millis(5);
+const TERMINAL_LIMIT: Duration = Duration::from_millis(100);
+/// Longest path.
+const MAX_PATH_BYTES: usize = 4096;
 /// Starts of the shell for one command.
 const MAX_STARTS: u32 = 3;
 
@@ -118,9 +124,9 @@ enum End {
 
 /// What became of the shell during a call.
 #[derive(Debug, Clone, Copy, Default)]
-struct Restarts {
-    restarted: bool,
-    state_lost: bool,
+pub(super) struct Restarts {
+    pub(super) restarted: bool,
+    pub(super) state_lost: bool,
 }
 
 impl Shell {
@@ -186,6 +192,13 @@ impl Shell {
         let stdin = request.stdin.map(|stdin| check_size("stdin", stdin, MAX_INPUT_BYTES)).transpose()?;
         let wishes =
             Wishes { env: request.env, cwd: request.cwd, input: stdin.is_some(), terminal: request.terminal.is_some() };
+        if let Some(cwd) = request.cwd {
+            check_text("cwd", cwd, MAX_PATH_BYTES)?;
+        }
+        if request.terminal.is_some() && stdin.is_some() {
+            let reason = "a command on a terminal reads that; use `bash:input`, or leave `pty` out".to_owned();
+            return Err(ShellError::Invalid { option: "stdin", reason });
+        }
         let nonce = nonce()?;
         if cancel.is_cancelled() {
             return Ok(self.never_run());
@@ -197,11 +210,11 @@ impl Shell {
                 format!("variables and folder take {} bytes, at most {MAX_LINE_BYTES} are accepted", lines.len());
             return Err(ShellError::Invalid { option: "env", reason });
         }
-        self.idle = false;
         replace(&self.files.command, command)?;
         if let Some(stdin) = stdin {
             replace(&self.files.input, stdin)?;
         }
+        self.idle = false;
         let outcome = self.run_once(request, cancel, &nonce, &lines, &mut restarts).await?;
         self.idle = true;
         Ok(outcome)
@@ -212,8 +225,10 @@ impl Shell {
         &mut self,
         request: RunRequest<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Arc<Job>, ShellError> {
+    ) -> Result<(Arc<Job>, Restarts), ShellError> {
         let command = check_text("command", request.command, MAX_COMMAND_BYTES)?;
+        let stdin = request.stdin.map(|stdin| check_size("stdin", stdin, MAX_INPUT_BYTES)).transpose()?;
+        self.jobs.admit()?;
         let number = self.jobs.next_number();
         let [file, _record] = self.link.order(&Order::JobFiles(number)).await?;
         let mut text = String::new();
@@ -230,8 +245,14 @@ impl Shell {
         self.idle = false;
         let nonce = nonce()?;
         let lines = script::state_lines(&self.places, number, &nonce);
-        self.run_once(RunRequest::small(""), cancel, &nonce, &lines, &mut restarts).await?;
+        let saved = self.run_once(RunRequest::small(""), cancel, &nonce, &lines, &mut restarts).await?;
         self.idle = true;
+        if saved.cancelled || saved.timed_out {
+            return Err(ShellError::Invalid {
+                option: "background",
+                reason: "the call was cancelled before the job began".into(),
+            });
+        }
         let line = script::job_line(&self.places, number);
         let order = Order::Job { number, line, terminal: request.terminal };
         let fds = if request.terminal.is_some() {
@@ -241,16 +262,25 @@ impl Shell {
         };
         let job = Job::started(number, request.command, fds, &self.jobs.budget, &self.link, &self.runtime)?;
         self.jobs.add(job.clone());
-        if let Some(stdin) = request.stdin {
-            job.write(stdin.as_bytes(), false, request.deadline).await?;
+        if let Some(stdin) = stdin {
+            // As it reads it, which may be never.
+            let (job, stdin) = (job.clone(), stdin.to_vec());
+            self.runtime.spawn(async move { job.write(&stdin, false, Instant::now() + STDIN_LIMIT).await });
         }
-        Ok(job)
+        Ok((job, restarts))
     }
 
     /// Ends the shell and starts a new one; without what the old one had, unless it is to keep it.
     pub(super) async fn restart(&mut self) -> Result<(), ShellError> {
+        let abandoned = !self.idle;
+        // Until all of it is done: a call that is dropped midway leaves the rest to the next.
+        self.idle = false;
         self.end_shell().await?;
         self.start_shell().await?;
+        if abandoned {
+            // What the abandoned command wrote is nobody's answer.
+            self.replace_streams().await?;
+        }
         self.idle = true;
         Ok(())
     }
@@ -288,8 +318,6 @@ impl Shell {
             return Ok(Restarts::default());
         }
         self.restart().await?;
-        // What it wrote is nobody's answer.
-        self.replace_streams().await?;
         Ok(Restarts { restarted: true, state_lost: true })
     }
 
@@ -303,10 +331,7 @@ impl Shell {
         restarts: &mut Restarts,
     ) -> Result<RunOutcome, ShellError> {
         let began = Instant::now();
-        if let Some(size) = request.terminal {
-            self.terminal.take(size)?;
-        }
-        self.submit(lines, restarts).await?;
+        let loan = self.submit(lines, request.terminal, restarts).await?;
         // On the runtime that polls this future, which need not be the one that started the shell.
         let events = self.streams.register()?;
         let mut output = Collector::new(request.max_output_bytes, &self.jobs.budget, request.live);
@@ -322,6 +347,10 @@ impl Shell {
             }
             if let Some(ended) = *self.ended.borrow_and_update() {
                 break End::ShellEnded(ended);
+            }
+            if timed_out && cancel.is_cancelled() {
+                // No time is left for patience.
+                ladder.hurry();
             }
             let stopped = ladder.stage == Stage::Running && cancel.is_cancelled();
             if stopped || Instant::now() >= ladder.limit() {
@@ -340,25 +369,33 @@ impl Shell {
             tokio::select! {
                 biased;
                 guard = events.readable() => guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready(),
-                written = self.terminal.written(), if request.terminal.is_some() => {
+                written = written(loan.as_ref()) => {
                     output.push(0, &written);
                     ladder.wrote();
                 }
                 _ = self.ended.changed() => {}
-                () = cancel.cancelled(), if ladder.stage == Stage::Running => {}
+                () = cancel.cancelled(), if ladder.stage == Stage::Running || ladder.is_patient() => {}
                 () = sleep_until(ladder.limit()) => {}
             }
         };
-        if request.terminal.is_some() {
-            while let Ok(written) = tokio::time::timeout(TERMINAL_GRACE, self.terminal.written()).await {
-                output.push(0, &written);
+        if loan.is_some() {
+            // What goes on writing has no end.
+            let deadline = Instant::now() + TERMINAL_LIMIT;
+            while let Ok(more) = tokio::time::timeout(TERMINAL_GRACE, written(loan.as_ref())).await {
+                output.push(0, &more);
+                if Instant::now() >= deadline {
+                    break;
+                }
             }
-            output.push(0, &self.terminal.give_back());
         }
+        drop(loan);
         let left = self.settle_output(&events, &mut output).await?;
         let (exit_code, signal, ended) = match end {
             End::Reported(Record { exit_code, cwd }) => {
-                self.cwd = cwd;
+                // What the shell says is what a command has made of `PWD`.
+                if cwd.starts_with('/') && cwd.len() < MAX_PATH_BYTES {
+                    self.cwd = cwd;
+                }
                 let asked_again = ladder.stage > Stage::Interrupted;
                 let ended = if asked_again && !self.answers(&events).await? { self.end_shell().await? } else { None };
                 (exit_code, None, ended)
@@ -395,14 +432,21 @@ impl Shell {
     }
 
     /// Gives the shell its lines; a shell that has ended meanwhile is started again first.
-    async fn submit(&mut self, lines: &str, restarts: &mut Restarts) -> Result<(), ShellError> {
+    /// Answers the loan of its terminal, if the command wants it.
+    async fn submit(
+        &mut self,
+        lines: &str,
+        terminal: Option<(u16, u16)>,
+        restarts: &mut Restarts,
+    ) -> Result<Option<Loan>, ShellError> {
         for _ in 0..MAX_STARTS {
             let ended = *self.ended.borrow_and_update();
             if let Some(ended) = ended {
                 self.revive(ended, restarts).await?;
             }
+            let loan = terminal.map(|size| self.terminal.take(size)).transpose()?;
             match rustix::io::write(&self.pipe, lines.as_bytes()) {
-                Ok(length) if length == lines.len() => return Ok(()),
+                Ok(length) if length == lines.len() => return Ok(loan),
                 Ok(_) | Err(Errno::AGAIN) => return Err(ShellError::Protocol("the shell does not read its input")),
                 // It has just ended, perhaps by a background job; nothing of the command was read.
                 Err(Errno::PIPE) => self.shell_ended().await?,
@@ -554,6 +598,14 @@ impl<'a> RunRequest<'a> {
     }
 }
 
+/// What is written on the terminal; nothing ever without one.
+async fn written(loan: Option<&Loan>) -> Vec<u8> {
+    match loan {
+        Some(loan) => loan.written().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Refuses a text that no shell can represent, or that is too long.
 fn check_text<'a>(option: &'static str, text: &'a str, limit: usize) -> Result<&'a [u8], ShellError> {
     if let Some(offset) = text.bytes().position(|byte| byte == 0) {
@@ -578,7 +630,6 @@ pub(super) fn nonce() -> Result<String, ShellError> {
 
 /// Replaces the content of a file.
 pub(super) fn replace(file: &OwnedFd, mut text: &[u8]) -> Result<(), ShellError> {
-    let failed = ShellError::io("writing a file of the protocol");
     rustix::fs::ftruncate(file, text.len() as u64).map_err(ShellError::io("writing a file of the protocol"))?;
     let mut offset = 0;
     while !text.is_empty() {
@@ -587,7 +638,12 @@ pub(super) fn replace(file: &OwnedFd, mut text: &[u8]) -> Result<(), ShellError>
                 text = &text[written..];
                 offset += written as u64;
             }
-            Err(error) => return Err(failed(error)),
+            // Files that something inside has filled up; the shell is as it was.
+            Err(Errno::NOSPC) => {
+                let reason = "the sandbox's folder of the protocol is full".to_owned();
+                return Err(ShellError::Invalid { option: "command", reason });
+            }
+            Err(error) => return Err(ShellError::io("writing a file of the protocol")(error)),
         }
     }
     Ok(())

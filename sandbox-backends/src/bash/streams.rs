@@ -15,6 +15,8 @@ use super::readiness::register;
 
 /// Most bytes taken from one stream before the others get their turn.
 const TURN_BYTES: u64 = 256 * 1024;
+/// The same for records, of which each byte could be one.
+const RECORD_TURN_BYTES: u64 = 16 * 1024;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 * 1024;
 /// Most bytes of unfinished records that are kept.
@@ -162,7 +164,7 @@ impl Streams {
         let mut space = [MaybeUninit::uninit(); 4096];
         let mut turn = 0;
         // Bounded, since a command may write nonsense here as fast as it likes.
-        while self.record_ready && turn < TURN_BYTES {
+        while self.record_ready && turn < RECORD_TURN_BYTES {
             match rustix::io::read(&self.record, &mut space) {
                 Ok((bytes, _)) => {
                     turn += bytes.len() as u64;

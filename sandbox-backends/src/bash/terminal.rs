@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::termios::{OptionalActions, Termios, Winsize};
 use tokio::io::Interest;
@@ -13,6 +14,8 @@ use super::readiness::register;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 8 * 1024;
+/// How fast it is read, so that a flood occupies its sandbox and not the server.
+const BYTES_PER_SECOND: u32 = 32 << 20;
 /// Bytes that are kept for a call that is not quick enough; a call that has not taken them makes the terminal wait.
 const PENDING_BYTES: usize = 1 << 20;
 
@@ -46,8 +49,8 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// From now on what is written is kept for the caller; the terminal is as if new.
-    pub(super) fn take(&self, (columns, rows): (u16, u16)) -> Result<(), ShellError> {
+    /// From now on, and until the answer is dropped, what is written is kept for the caller; the terminal is as if new.
+    pub(super) fn take(&self, (columns, rows): (u16, u16)) -> Result<Loan, ShellError> {
         let configure = || {
             rustix::termios::tcsetattr(&*self.master, OptionalActions::Now, &self.fresh)?;
             let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -55,32 +58,38 @@ impl Terminal {
         };
         configure().map_err(ShellError::io("configuring the terminal"))?;
         *self.sink.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
-        Ok(())
-    }
-
-    /// From now on what is written is dropped; answers what was not taken yet.
-    pub(super) fn give_back(&self) -> Vec<u8> {
-        let rest = self.sink.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.sink.emptied.notify_one();
-        rest.unwrap_or_default()
-    }
-
-    /// Waits for what is written.
-    pub(super) async fn written(&self) -> Vec<u8> {
-        loop {
-            let filled = self.sink.filled.notified();
-            let pending = self.sink.pending.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
-            if let Some(pending) = pending.filter(|pending| !pending.is_empty()) {
-                self.sink.emptied.notify_one();
-                return pending;
-            }
-            filled.await;
-        }
+        Ok(Loan(self.sink.clone()))
     }
 
     /// The descriptor to write to.
     pub(super) fn master(&self) -> &Arc<OwnedFd> {
         &self.master
+    }
+}
+
+/// A call that has the terminal.
+#[derive(Debug)]
+pub(super) struct Loan(Arc<Sink>);
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.0.emptied.notify_one();
+    }
+}
+
+impl Loan {
+    /// Waits for what is written.
+    pub(super) async fn written(&self) -> Vec<u8> {
+        loop {
+            let filled = self.0.filled.notified();
+            let pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
+            if let Some(pending) = pending.filter(|pending| !pending.is_empty()) {
+                self.0.emptied.notify_one();
+                return pending;
+            }
+            filled.await;
+        }
     }
 }
 
@@ -109,7 +118,7 @@ async fn drain(master: &OwnedFd, sink: &Sink) {
             emptied.await;
         }
         // A flood that nobody asked for must not occupy the server.
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_secs(length as u64) / BYTES_PER_SECOND).await;
     }
 }
 

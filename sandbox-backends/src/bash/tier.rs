@@ -45,6 +45,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
     let mut setup = Setup {
         namespaces: true,
         own_ids: ids::available().is_some(),
+        groups: None,
         proc: true,
         workspace_dir: config.workspace_dir.clone(),
         read_only_paths: config.read_only_paths.clone(),
@@ -55,6 +56,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
         let error = match pool.make(config.memory_mib).await {
             Ok(mut made) => {
                 made.sandbox.close().await?;
+                let groups_refused_is_none = groups_refused.is_none();
                 if let Some(why) = groups_refused {
                     missing.push(Missing {
                         what: "control groups: the memory and the processor time of a sandbox as a whole are not limited",
@@ -62,7 +64,15 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
                         remedy: "run the server as root or with a delegated control group (systemd: Delegate=yes)",
                     });
                 }
-                let tier = match (setup.namespaces, setup.proc, missing.is_empty()) {
+                if !setup.own_ids {
+                    missing.push(Missing {
+                        what: "user ids of its own: all sandboxes share the server's, and what the kernel counts by user \
+                               (epoll watches, pipe memory) is shared with the server",
+                        why: "the server is not root, or has too few ids in its user namespace".to_owned(),
+                        remedy: "run the server as root; its sandboxes never are",
+                    });
+                }
+                let tier = match (setup.namespaces, setup.proc, groups_refused_is_none) {
                     (false, ..) => Tier::D,
                     (true, false, _) => Tier::C,
                     (true, true, false) => Tier::B,
@@ -109,7 +119,8 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
                 setup.own_ids = ids::available().is_some();
                 missing.push(Missing {
                     what: "namespaces: sandboxes share the host's processes, network and file names; system call filter \
-                           and landlock are the only walls, sizes of folders are not limited, there is no /proc inside, \
+                           and landlock are the only walls (neither keeps it from changing the permissions of files \
+                           of its own user), sizes of folders are not limited, there is no /proc inside, \
                            and nothing listens for egress",
                     why: error.to_string(),
                     remedy: "permit user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \

@@ -7,8 +7,8 @@ use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sandbox_runtime::prelude::CancellationToken;
 
-/// Entries that are looked at in one walk.
-const MAX_ENTRIES: usize = 2_000_000;
+/// Entries that are looked at in one walk, unless its caller wants fewer.
+pub(super) const MAX_ENTRIES: usize = 2_000_000;
 
 /// One entry that was found.
 pub(super) struct Entry<'a> {
@@ -32,16 +32,18 @@ pub(super) enum Next {
     Stop,
 }
 
-/// Calls back with every entry below the folder, down to this depth, in the order of names.
+/// Calls back with at most so many entries below the folder, down to this depth, in the order of names; says whether
+/// those were all.
 pub(super) fn walk(
     folder: &OwnedFd,
     depth: u32,
+    most: usize,
     cancellation: &CancellationToken,
     mut found: impl FnMut(Entry<'_>) -> Next,
-) -> Result<(), Errno> {
-    let mut left = MAX_ENTRIES;
+) -> Result<bool, Errno> {
+    let mut left = most;
     let first = super::files::reopen(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    descend(first.as_fd(), "", depth, cancellation, &mut left, &mut found).map(drop)
+    descend(first.as_fd(), "", depth, cancellation, &mut left, &mut found)
 }
 
 /// Walks one folder; says whether to go on behind it.
@@ -72,6 +74,10 @@ fn descend(
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 // One that may not be read, or is gone, is passed over.
                 let Ok(inner) = rustix::fs::openat(folder, &name, flags, Mode::empty()) else { continue };
+                // There a server that is root sees more than the shell.
+                if super::files::is_proc(&inner).unwrap_or(true) {
+                    continue;
+                }
                 if !descend(inner.as_fd(), &path, depth - 1, cancellation, left, found).unwrap_or(true) {
                     return Ok(false);
                 }

@@ -47,6 +47,8 @@ pub(super) struct Setup {
     pub(super) namespaces: bool,
     /// Whether each sandbox gets two host ids of its own, which takes a privileged server.
     pub(super) own_ids: bool,
+    /// Name of the folder of this server's control groups; beside the setup each such folder and the one it is in.
+    pub(super) groups: Option<String>,
     /// Whether sandboxes get a `/proc`.
     pub(super) proc: bool,
     /// Host folder with the work folders of sandboxes, in the place of a tmpfs for each.

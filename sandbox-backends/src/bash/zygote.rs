@@ -130,6 +130,8 @@ pub(super) struct Nursery {
 
 impl Nursery {
     pub(super) fn new(setup: Setup, cgroups: Option<Cgroups>) -> Self {
+        let groups = cgroups.as_ref().and_then(Cgroups::name);
+        let setup = Setup { groups, ..setup };
         Self { setup, cgroups, current: tokio::sync::Mutex::new(None) }
     }
 

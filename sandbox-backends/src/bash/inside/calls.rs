@@ -26,7 +26,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fsetxattr, libc::SYS_getxattr, libc::SYS_lgetxattr, libc::SYS_fgetxattr, libc::SYS_listxattr,
     libc::SYS_llistxattr, libc::SYS_flistxattr, libc::SYS_removexattr, libc::SYS_lremovexattr, libc::SYS_fremovexattr,
     libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch, libc::SYS_memfd_create,
-    libc::SYS_io_setup, libc::SYS_io_destroy, libc::SYS_io_submit, libc::SYS_io_cancel, libc::SYS_io_getevents,
     // Waiting.
     libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_signalfd4, libc::SYS_timerfd_create,
@@ -84,16 +83,10 @@ const ALLOWED_HERE: &[libc::c_long] = &[
     libc::SYS_poll, libc::SYS_select, libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_eventfd,
     libc::SYS_signalfd, libc::SYS_inotify_init, libc::SYS_fork, libc::SYS_vfork, libc::SYS_getpgrp, libc::SYS_pause,
     libc::SYS_alarm, libc::SYS_time, libc::SYS_arch_prctl,
-    // `io_pgetevents`.
-    333,
 ];
 /// Permitted calls that younger architectures have no more.
 #[cfg(not(target_arch = "x86_64"))]
-const ALLOWED_HERE: &[libc::c_long] = &[
-    libc::SYS_renameat,
-    // `io_pgetevents`.
-    292,
-];
+const ALLOWED_HERE: &[libc::c_long] = &[libc::SYS_renameat];
 
 /// Permitted calls that the libc crate does not name yet, of the numbers that all architectures share: `cachestat`,
 /// `futex_wake`, `futex_wait`, `futex_requeue`, `mseal`.

@@ -1,6 +1,6 @@
 //! PID 1 of a sandbox: completes the construction, obeys the server, reaps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, Permissions};
@@ -24,6 +24,8 @@ use super::shell::{Identity, Program, Terminal};
 use super::syscalls::{child_events, exit, heed_children, own_cgroup_namespace, raise_loopback};
 use super::template::{During, Failure, complete, root};
 
+/// Jobs whose sessions are remembered.
+const MAX_SESSIONS: usize = 1024;
 /// Where the egress proxy listens inside.
 const EGRESS_PORT: u16 = 3128;
 
@@ -40,6 +42,8 @@ pub(super) struct Init<'a> {
     /// The shell's terminal.
     terminal: Option<Terminal>,
     jobs: HashMap<Pid, u32>,
+    /// The session that each job has led, the latest of them.
+    sessions: BTreeMap<u32, Pid>,
 }
 
 impl<'a> Init<'a> {
@@ -73,6 +77,7 @@ impl<'a> Init<'a> {
             // Only now, when the group is the one that is to be its root.
             own_cgroup_namespace().during(Step::Namespaces)?;
             complete(setup, &spec)?;
+            limit_kernel_objects();
             rustix::system::sethostname(b"sandbox").during(Step::HostName)?;
             raise_loopback().during(Step::Loopback)?;
         } else {
@@ -93,6 +98,7 @@ impl<'a> Init<'a> {
             shell: None,
             terminal: None,
             jobs: HashMap::new(),
+            sessions: BTreeMap::new(),
         };
         init.introduce().during(Step::ControlFiles)?;
         policy::confine(setup, &init.places)?;
@@ -145,7 +151,8 @@ impl<'a> Init<'a> {
             // A server that is gone is noticed by the next poll.
             if self.shell == Some(pid) {
                 self.shell = None;
-                let saved = self.keep_state();
+                // A shell that was killed has saved nothing: whatever is there, something else has put there.
+                let saved = self.keep_state(signal.is_none());
                 let _ = wire::send(self.control, &Report::ShellEnded { code, signal, saved }, &[]);
             } else if let Some(number) = self.jobs.remove(&pid) {
                 self.remove_job_files(number);
@@ -155,12 +162,13 @@ impl<'a> Init<'a> {
     }
 
     /// Takes the state that the shell saved out of the reach of the next one; says whether it is whole.
-    fn keep_state(&self) -> bool {
+    fn keep_state(&self, ended_by_itself: bool) -> bool {
         let (saved, kept) = (self.places.control(script::SAVED), self.places.control(script::KEPT));
-        let whole = fs::read(&saved).is_ok_and(|state| state.ends_with(script::WHOLE.as_bytes()));
+        let whole = ended_by_itself && fs::read(&saved).is_ok_and(|state| state.ends_with(script::WHOLE.as_bytes()));
         // What is not whole is nothing: half a state would be worse.
         let kept = if whole { fs::rename(&saved, kept) } else { fs::remove_file(kept) };
-        whole && kept.is_ok() && self.shell_file(script::SAVED).is_ok()
+        let _ = fs::remove_file(&saved);
+        self.shell_file(script::SAVED).is_ok() && whole && kept.is_ok()
     }
 
     /// Carries out one order.
@@ -291,6 +299,10 @@ impl<'a> Init<'a> {
             }
         };
         self.jobs.insert(pid, number);
+        self.sessions.insert(number, pid);
+        if self.sessions.len() > MAX_SESSIONS {
+            self.sessions.pop_first();
+        }
         Ok(ends)
     }
 
@@ -334,9 +346,14 @@ impl<'a> Init<'a> {
                 }
             }
             Target::Job(number) => {
-                let leader = self.jobs.iter().find_map(|(pid, job)| (*job == number).then_some(*pid));
-                if let Some(leader) = leader {
-                    let _ = kill_process_group(leader, signal);
+                let Some(leader) = self.sessions.get(&number).copied() else { return };
+                // Of a job that has ended what it started may live; its number is not given to another as long as that
+                // does, and afterwards it may be.
+                let runs = self.jobs.get(&leader) == Some(&number);
+                if runs || (self.shell != Some(leader) && !self.jobs.contains_key(&leader)) {
+                    if runs {
+                        let _ = kill_process_group(leader, signal);
+                    }
                     self.each_process(|pid, session| {
                         if session == leader {
                             let _ = kill_process(pid, signal);
@@ -350,7 +367,9 @@ impl<'a> Init<'a> {
     /// Calls back with the id and the session of every process inside.
     fn each_process(&self, mut found: impl FnMut(Pid, Pid)) {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // A name may be no text.
+            let stat = fs::read(entry.path().join("stat")).unwrap_or_default();
+            let stat = String::from_utf8_lossy(&stat);
             // After the name, which may hold anything: state, parent, group, session.
             let Some((id, rest)) = stat.split_once(' ') else { continue };
             let session = rest.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(3));
@@ -364,10 +383,43 @@ impl<'a> Init<'a> {
     /// Ends the sandbox. PID 1 of a namespace takes everything with it; without one, everything is hunted down.
     fn end(&self) -> ! {
         if !self.setup.namespaces {
-            self.identity.kill_all();
-            while let Ok(Some(_)) = wait(WaitOptions::empty()) {}
+            // What forks as fast as it is hunted runs into its limit of processes. What is orphaned comes to this process,
+            // so that nothing is left when it has no child.
+            loop {
+                self.identity.kill_all();
+                match wait(WaitOptions::NOHANG) {
+                    Err(_) => break,
+                    Ok(None) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                    Ok(Some(_)) => {}
+                }
+            }
         }
         exit(0)
+    }
+}
+
+/// Limits what is otherwise counted for all sandboxes together, and for the host's root: without it, one of them could
+/// use up the share of everybody. And no namespace can be made below this one, whatever the system call filter thinks.
+fn limit_kernel_objects() {
+    for (name, most) in [
+        ("max_inotify_instances", 64),
+        ("max_inotify_watches", 16_384),
+        ("max_fanotify_groups", 0),
+        ("max_user_namespaces", 0),
+        ("max_pid_namespaces", 0),
+        ("max_net_namespaces", 0),
+        ("max_mnt_namespaces", 0),
+        ("max_ipc_namespaces", 0),
+        ("max_uts_namespaces", 0),
+        ("max_cgroup_namespaces", 0),
+        ("max_time_namespaces", 0),
+    ] {
+        // Without a `/proc`, or in an older kernel, the other walls are what there is.
+        let _ = fs::write(format!("/proc/sys/user/{name}"), most.to_string());
+    }
+    for buffers in ["tcp_rmem", "tcp_wmem"] {
+        // Version 1 of control groups does not count them.
+        let _ = fs::write(format!("/proc/sys/net/ipv4/{buffers}"), "4096 32768 131072");
     }
 }
 

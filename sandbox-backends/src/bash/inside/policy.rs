@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use landlock::{
-    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
-    Scope,
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -18,6 +17,7 @@ use super::super::error::Step;
 use super::super::places::Places;
 use super::super::wire::{Setup, Spec};
 use super::calls;
+use super::syscalls::landlock_version;
 use super::template::{DEVICES, During, ETC, Failure, SYSTEM_FOLDERS};
 
 /// The open files each process may have.
@@ -56,14 +56,14 @@ pub(super) fn confine(setup: &Setup, places: &Places) -> Result<(), Failure> {
 /// The rules of landlock: the second wall behind the mounts, and without namespaces the only one around files. A kernel
 /// without it, or with an older one, gives what it has.
 pub(super) fn landlock(setup: &Setup, places: &Places) -> Result<(), Failure> {
-    let status = set_rules(setup, places).map_err(io::Error::other).during(Step::Landlock)?;
-    if !setup.namespaces && status == RulesetStatus::NotEnforced {
+    // Without the scope of signals, which came with version 6, the shell could end its PID 1, and the server.
+    if !setup.namespaces && landlock_version() < 6 {
         return Err((Step::Landlock, io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
     }
-    Ok(())
+    set_rules(setup, places).map_err(io::Error::other).during(Step::Landlock)
 }
 
-fn set_rules(setup: &Setup, places: &Places) -> Result<RulesetStatus, RulesetError> {
+fn set_rules(setup: &Setup, places: &Places) -> Result<(), RulesetError> {
     /// The newest whose rights this program knows.
     const KNOWN: ABI = ABI::V6;
     let (all, read) = (AccessFs::from_all(KNOWN), AccessFs::from_read(KNOWN));
@@ -94,9 +94,6 @@ fn set_rules(setup: &Setup, places: &Places) -> Result<RulesetStatus, RulesetErr
         for path in &setup.read_only_paths {
             allow(&path.to_string_lossy(), read)?;
         }
-        // Its terminals: the rule is for the folder, and belonging to another user keeps others' out.
-        allow("/dev/pts", device)?;
-        allow("/dev/ptmx", device)?;
     }
     for name in DEVICES {
         allow(&format!("/dev/{name}"), device)?;
@@ -104,7 +101,7 @@ fn set_rules(setup: &Setup, places: &Places) -> Result<RulesetStatus, RulesetErr
     for folder in [places.workspace(), places.tmp(), places.control_folder()] {
         allow(folder, all)?;
     }
-    Ok(rules.restrict_self()?.ruleset)
+    rules.restrict_self().map(drop)
 }
 
 /// The filter that looks at arguments.
@@ -126,7 +123,7 @@ fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<Sec
     }
     rules.insert(libc::SYS_clone, clone);
     // Only Unix, IP and netlink sockets, none of them raw: vsock reaches the hypervisor whatever the network
-    // namespace, and the others are attack surface. Without a network namespace, only Unix sockets.
+    // namespace, and the others are attack surface. Without a network namespace, none.
     let families =
         [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| u64::from(family.unsigned_abs()));
     let raw = u64::from(libc::SOCK_RAW.unsigned_abs());
@@ -137,9 +134,11 @@ fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<Sec
             rule(&[(0, Op::Eq, families[2]), (1, Op::MaskedEq(0xf), raw)])?,
         ]
     } else {
-        vec![rule(&[(0, Op::Ne, families[0])])?]
+        // Not even Unix ones: by their paths they reach services of the host, which no landlock rule covers.
+        Vec::new()
     };
     rules.insert(libc::SYS_socket, socket);
+    rules.insert(libc::SYS_socketpair, vec![rule(&[(0, Op::Ne, families[0])])?]);
     // Keystrokes put into a terminal are read by whoever reads it next.
     let (sti, linux) = (0x5412, 0x541C);
     rules.insert(libc::SYS_ioctl, vec![rule(&[(1, Op::Eq, sti)])?, rule(&[(1, Op::Eq, linux)])?]);

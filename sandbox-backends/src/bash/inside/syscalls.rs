@@ -178,3 +178,12 @@ pub(super) fn own_cgroup_namespace() -> io::Result<()> {
     // SAFETY: the descriptor table is not unshared.
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
 }
+
+/// The version of landlock that the kernel has; 0 for none.
+#[expect(unsafe_code, reason = "the landlock crate does not tell")]
+pub(super) fn landlock_version() -> libc::c_long {
+    /// `LANDLOCK_CREATE_RULESET_VERSION`.
+    const VERSION: libc::c_ulong = 1;
+    // SAFETY: with this flag the call takes no structure and answers a number.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION) }.max(0)
+}

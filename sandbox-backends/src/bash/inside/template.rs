@@ -103,7 +103,7 @@ pub(super) fn complete(setup: &Setup, spec: &Spec) -> Result<(), Failure> {
     } else {
         cover("/proc").during(Step::Proc)?;
     }
-    let terminals = c"newinstance,ptmxmode=0666,mode=0620";
+    let terminals = c"newinstance,max=64,ptmxmode=0666,mode=0620";
     mount("devpts", "/dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, terminals)
         .during(Step::Terminals)?;
     let owner = format!("uid={SHELL_UID},gid={SHELL_UID}");
@@ -126,7 +126,7 @@ pub(super) fn complete(setup: &Setup, spec: &Spec) -> Result<(), Failure> {
         // The folders of the others.
         cover(&format!("/{WORKSPACES}")).during(Step::WorkFolders)?;
     }
-    mount("tmpfs", "/.sbx", "tmpfs", safe | MountFlags::NOEXEC, c"mode=0711,size=16m,nr_inodes=1024")
+    mount("tmpfs", "/.sbx", "tmpfs", safe | MountFlags::NOEXEC, c"mode=0711,size=40m,nr_inodes=1024")
         .during(Step::ControlFiles)
 }
 

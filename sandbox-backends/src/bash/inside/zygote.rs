@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getegid, geteuid, pidfd_send_sig
 use rustix::thread::UnshareFlags;
 
 use super::super::error::Step;
+use super::super::removal::remove_tree;
 use super::super::wire::{self, FromZygote, Join, Report, Setup, Spec, ToZygote};
 use super::init::Init;
 use super::syscalls::{clone, close_from, control_socket, exit, ignore_children, reset_signals};
@@ -60,7 +61,7 @@ fn serve(control: &OwnedFd) -> Result<(), Failure> {
             let _ = wire::send(&socket, &Report::Failed(failure.into()), &[]);
         }
     }
-    clear_up(&tops, &folders);
+    clear_up(&setup, &tops, &folders);
     Ok(())
 }
 
@@ -76,7 +77,7 @@ fn remember(folders: &mut Vec<PathBuf>, setup: &Setup, spec: &Spec) {
 
 /// The server is gone, perhaps killed: waits for the sandboxes, which see it too, and removes their cgroups and
 /// folders.
-fn clear_up(tops: &[OwnedFd], folders: &[PathBuf]) {
+fn clear_up(setup: &Setup, tops: &[OwnedFd], folders: &[PathBuf]) {
     for _ in 0..END_TRIES {
         // No child is left, since nobody else reaps them.
         if rustix::process::wait(WaitOptions::NOHANG).is_err() {
@@ -84,7 +85,8 @@ fn clear_up(tops: &[OwnedFd], folders: &[PathBuf]) {
         }
         std::thread::sleep(END_PAUSE);
     }
-    for top in tops {
+    for pair in tops.chunks(2) {
+        let [top, parent] = pair else { continue };
         let groups = rustix::fs::Dir::read_from(top).into_iter().flatten().flatten();
         let is_group = |entry: &rustix::fs::DirEntry| {
             entry.file_type() == FileType::Directory && !entry.file_name().to_bytes().starts_with(b".")
@@ -92,11 +94,13 @@ fn clear_up(tops: &[OwnedFd], folders: &[PathBuf]) {
         for group in groups.filter(is_group) {
             let _ = rustix::fs::unlinkat(top, group.file_name(), AtFlags::REMOVEDIR);
         }
+        if let Some(name) = &setup.groups {
+            let _ = rustix::fs::unlinkat(parent, name.as_str(), AtFlags::REMOVEDIR);
+        }
     }
     for folder in folders {
-        let _ = fs::remove_dir_all(folder);
+        let _ = remove_tree(folder);
     }
-    // The folders of the groups can only be removed by their paths, which this process does not see; the next server does.
 }
 
 /// Leaves the host's mounts, and without privilege also its user namespace.

@@ -12,13 +12,15 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::super::code::{CodeEnd, Ground, Interpreter, Language};
-use super::super::output::{Captured, capture};
+use super::super::output::Captured;
 use super::super::walk::{self, Entry, Next};
 use super::super::{BashBackend, BashSession};
 use super::run::{ANSWER_MARGIN, limit_within};
 
 /// Most files that an answer names.
 const MAX_FILES: usize = 200;
+/// Entries that are looked at for them.
+const MAX_LOOKED_AT: usize = 20_000;
 /// How deep they are looked for.
 const MAX_DEPTH: u32 = 16;
 /// How coarse the times of files are.
@@ -98,25 +100,24 @@ impl BashBackend {
                 return Err(ToolError::new(ErrorCode::CANCELLED, "the call was cancelled while it waited for the code before it"));
             }
         };
-        let earlier = kept.as_mut().and_then(|kept| kept.remove(&language));
-        let had_state = earlier.is_some();
-        let mut interpreter = match earlier.filter(Interpreter::lives) {
+        let (earlier, had_state) = kept.as_mut().map_or((None, false), |kept| kept.take(language));
+        let lost = had_state && earlier.is_none();
+        let mut interpreter = match earlier {
             Some(interpreter) => interpreter,
             None => session.interpreter(language).await?,
         };
-        let lost = had_state && !interpreter.has_run();
+        let most = usize::try_from(max_output_bytes).unwrap_or(usize::MAX);
         let (began, clock) = (Instant::now(), SystemTime::now());
         // Until it is put back, a call that is dropped takes the interpreter with it.
-        let outcome = interpreter.run(&code, limit, context.deadline(), cancel).await?;
+        let outcome = interpreter.run(&code, most, limit, context.deadline(), cancel).await?;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let most = usize::try_from(max_output_bytes).unwrap_or(usize::MAX);
-        let [stdout, stderr] = outcome.output.each_ref().map(|(piece, _)| capture(most, &piece.bytes));
+        let [stdout, stderr] = outcome.output;
         let (exit_code, result, ended) = match outcome.end {
             CodeEnd::Done(done) => (i32::from(!done.ok), done.result, false),
             CodeEnd::Ended(ended) => (ended.code, None, true),
         };
-        if let (Some(kept), false) = (&mut kept, ended) {
-            kept.insert(language, interpreter);
+        if let Some(kept) = &mut kept {
+            if ended { kept.forget(language) } else { kept.put(language, interpreter) }
         }
         let total = |captured: &Captured| captured.truncated.then_some(captured.total_bytes);
         let result = CodeResult {
@@ -129,7 +130,7 @@ impl BashBackend {
             duration_ms,
             timed_out: outcome.timed_out,
             state_lost: lost || (stateful && ended),
-            files: session.changed_since(clock).await?,
+            files: session.changed_since(clock, cancel).await?,
         };
         if outcome.cancelled {
             let data = serde_json::to_value(&result).tool_err(ErrorCode::INTERNAL_ERROR)?;
@@ -154,10 +155,10 @@ impl BashSession {
     }
 
     /// Files of the working directory that have changed since.
-    async fn changed_since(&self, since: SystemTime) -> Result<Vec<MadeFile>> {
+    async fn changed_since(&self, since: SystemTime, cancel: &CancellationToken) -> Result<Vec<MadeFile>> {
         let since = since.checked_sub(CLOCK_STEP).unwrap_or(since);
         let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (files, folder) = (self.files.clone(), self.path("."));
+        let (files, folder, cancel) = (self.files.clone(), self.path("."), cancel.clone());
         let look = move || {
             let mut changed = Vec::new();
             // What cannot be looked at has no files to name.
@@ -184,7 +185,7 @@ impl BashSession {
                     Next::Enter
                 }
             };
-            let _ = walk::walk(&open, MAX_DEPTH, &CancellationToken::new(), visit);
+            let _ = walk::walk(&open, MAX_DEPTH, MAX_LOOKED_AT, &cancel, visit);
             changed
         };
         let looked = Handle::current().spawn_blocking(look).await;

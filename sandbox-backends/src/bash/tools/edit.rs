@@ -95,8 +95,9 @@ impl BashBackend {
                 return Err(ToolError::new(ErrorCode::CONFLICT, message));
             }
         }
-        let places: Vec<usize> = memchr::memmem::find_iter(&content, old_text.as_bytes()).collect();
-        let found = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        let places = || memchr::memmem::find_iter(&content, old_text.as_bytes());
+        let number = places().count();
+        let found = u32::try_from(number).unwrap_or(u32::MAX);
         if found == 0 {
             let mut message = format!("`old_text` is not in `{path}`; it must match exactly, white space included");
             if content.windows(2).any(|pair| pair == b"\r\n") && !old_text.contains('\r') {
@@ -105,18 +106,22 @@ impl BashBackend {
             return Err(ToolError::new(ErrorCode::INVALID_INPUT, message));
         }
         if count > 0 && found != count {
-            let lines = places.iter().take(NAMED_PLACES).map(|place| line_of(&content, *place).to_string());
+            let lines = places().take(NAMED_PLACES).map(|place| line_of(&content, place).to_string());
             let lines = lines.collect::<Vec<_>>().join(", ");
-            let more = if places.len() > NAMED_PLACES { ", .." } else { "" };
+            let more = if number > NAMED_PLACES { ", .." } else { "" };
             let message = format!(
                 "`old_text` is in `{path}` {found} times, in lines {lines}{more}; `count` is {count}: give more of the text \
                  around the place, or the right `count`"
             );
             return Err(ToolError::new(ErrorCode::INVALID_INPUT, message));
         }
-        let mut edited = Vec::with_capacity(content.len());
+        let length = new_text.len().saturating_mul(number).saturating_add(content.len() - old_text.len() * number);
+        if length as u64 > MAX_EDIT_BYTES {
+            return Err(too_large(&path, length as u64));
+        }
+        let mut edited = Vec::with_capacity(length);
         let mut end = 0;
-        for place in places {
+        for place in places() {
             edited.extend_from_slice(&content[end..place]);
             edited.extend_from_slice(new_text.as_bytes());
             end = place + old_text.len();
@@ -168,8 +173,7 @@ impl BashSession {
         let mut content = Vec::new();
         file.take(MAX_EDIT_BYTES + 1).read_to_end(&mut content).map_err(|error| fail(path, error))?;
         if content.len() as u64 > MAX_EDIT_BYTES {
-            let message = format!("`{path}` has {length} bytes, at most {MAX_EDIT_BYTES} can be edited");
-            return Err(ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, message));
+            return Err(too_large(path, length));
         }
         Ok(content)
     }
@@ -180,6 +184,7 @@ impl BashSession {
         let git = diff.lines().any(|line| line.starts_with("diff --git "));
         let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
         let mut planned = Vec::new();
+        let (mut bytes, mut touched) = (0, std::collections::BTreeSet::new());
         for file in PatchSet::parse(diff, options) {
             let file = file.map_err(|error| refuse(format!("`patch` is no unified diff: {error}")))?;
             let prefixed = |path: &str| path.starts_with("a/") || path.starts_with("b/");
@@ -215,7 +220,7 @@ impl BashSession {
                 FileOperation::Rename { from, to } => (Some(place(from)), Some(place(to)), Change::Moved),
                 FileOperation::Copy { from, to } => (Some(place(from)), Some(place(to)), Change::Created),
             };
-            if change == Change::Created
+            if matches!(change, Change::Created | Change::Moved)
                 && let Some(to) = &to
                 && self.files.stat(to, false).is_ok()
             {
@@ -229,6 +234,15 @@ impl BashSession {
                 refuse(format!("`patch` does not apply to `{path}`: {error}; nothing was changed"))
             })?;
             let hunks = hunks.hunks().len();
+            bytes += applied.len() as u64;
+            if bytes > MAX_EDIT_BYTES {
+                return Err(too_large(to.as_deref().unwrap_or_default(), bytes));
+            }
+            for path in from.iter().chain(to.iter().filter(|to| from.as_ref() != Some(to))) {
+                if !touched.insert(path.clone()) {
+                    return Err(refuse(format!("`patch` has more than one section for `{path}`")));
+                }
+            }
             match (from, to) {
                 (from, Some(to)) => {
                     planned.push(Planned { path: to, content: Some(applied.into_bytes()), mode, change, hunks });
@@ -247,6 +261,12 @@ impl BashSession {
         }
         Ok(planned)
     }
+}
+
+/// A file that is, or would become, larger than what can be edited.
+fn too_large(path: &str, length: u64) -> ToolError {
+    let message = format!("`{path}` has, or would have, {length} bytes; at most {MAX_EDIT_BYTES} can be edited");
+    ToolError::new(ErrorCode::PAYLOAD_TOO_LARGE, message)
 }
 
 /// The number of the line in which a byte stands.

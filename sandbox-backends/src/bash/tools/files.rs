@@ -15,6 +15,8 @@ use super::super::walk::{self, Entry};
 use super::super::{BashBackend, BashSession};
 use super::jobs::{Encoding, encode};
 
+/// Bytes of paths in an answer.
+pub(super) const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Most bytes of one `bash:read`.
 const MAX_READ_BYTES: u64 = 8 << 20;
 
@@ -197,7 +199,13 @@ impl BashBackend {
             let mut bytes = vec![0; 64 * 1024];
             loop {
                 let length = std::io::Read::read(&mut file, &mut bytes).map_err(|error| fail(&path, error))?;
-                if length == 0 || cancellation.is_cancelled() {
+                if cancellation.is_cancelled() {
+                    return Err(ToolError::new(
+                        ErrorCode::CANCELLED,
+                        "the call was cancelled before the file was read",
+                    ));
+                }
+                if length == 0 {
                     break;
                 }
                 hasher.update(&bytes[..length]);
@@ -232,29 +240,31 @@ impl BashBackend {
         let _user = session.as_user()?;
         let folder = session.files.folder(&path)?;
         let most = usize::try_from(max_entries).unwrap_or(usize::MAX);
-        let mut entries = Vec::new();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
         let mut truncated = false;
-        walk::walk(&folder, depth, cancellation, |Entry { path, folder, name, kind: _ }| {
-            if !hidden && name.to_bytes().starts_with(b".") {
-                return walk::Next::Skip;
-            }
-            if entries.len() >= most {
-                truncated = true;
-                return walk::Next::Stop;
-            }
-            // One that is gone meanwhile is left out.
-            if let Ok(stat) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-                let mut info = EntryInfo::new(path.to_owned(), &stat);
-                if info.kind == Kind::Link {
-                    info.target = target(folder, name);
+        let whole =
+            walk::walk(&folder, depth, walk::MAX_ENTRIES, cancellation, |Entry { path, folder, name, kind: _ }| {
+                if !hidden && name.to_bytes().starts_with(b".") {
+                    return walk::Next::Skip;
                 }
-                entries.push(info);
-            }
-            walk::Next::Enter
-        })
-        .map_err(|error| fail(&path, error))?;
+                bytes += path.len();
+                if entries.len() >= most || bytes > MAX_ANSWER_BYTES {
+                    truncated = true;
+                    return walk::Next::Stop;
+                }
+                // One that is gone meanwhile is left out.
+                if let Ok(stat) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    let mut info = EntryInfo::new(path.to_owned(), &stat);
+                    if info.kind == Kind::Link {
+                        info.target = target(folder, name);
+                    }
+                    entries.push(info);
+                }
+                walk::Next::Enter
+            })
+            .map_err(|error| fail(&path, error))?;
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Listing { entries, truncated })
+        Ok(Listing { entries, truncated: truncated || !whole })
     }
 
     /// Make a folder.

@@ -170,6 +170,10 @@ impl BashBackend {
         signal: SignalName,
     ) -> Result<JobInfoShort> {
         let job = session.jobs.get(job_id)?;
+        if job.kind == Kind::Command {
+            let message = "`job_id`: this is what a command in the shell has left; end it there, by its process id";
+            return Err(ToolError::new(ErrorCode::INVALID_INPUT, message));
+        }
         job.signal(session.sandbox.link(), signal.number());
         job.ended(KILL_WAIT).await;
         let (status, exit_code, signal) = progress(&job);

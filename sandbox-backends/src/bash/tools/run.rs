@@ -137,9 +137,13 @@ impl BashBackend {
         request.timeout = request.timeout.min(left.saturating_sub(ANSWER_MARGIN).max(left / 2));
         if background {
             let began = Instant::now();
-            let job =
+            let (job, restarts) =
                 shell.start_job(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
-            return Ok(RunResult::started(job.number, shell.cwd(), began));
+            return Ok(RunResult {
+                shell_restarted: restarts.restarted,
+                state_lost: restarts.state_lost,
+                ..RunResult::started(job.number, shell.cwd(), began)
+            });
         }
         let _terminal = pty.then(|| session.lend_terminal(shell.terminal().master().clone()));
         let outcome = shell.run(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;

@@ -1,7 +1,7 @@
 //! Finding files by name and by content.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 
 use globset::{GlobBuilder, GlobMatcher};
 use regex::bytes::{Regex, RegexBuilder};
@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::super::files::fail;
 use super::super::walk::{self, Entry, Next};
 use super::super::{BashBackend, BashSession};
+use super::files::MAX_ANSWER_BYTES;
 
 /// How deep a search goes.
 const MAX_DEPTH: u32 = 64;
@@ -85,13 +86,14 @@ impl BashBackend {
         let _user = session.as_user()?;
         let folder = session.files.folder(&path)?;
         let most = usize::try_from(max_results).unwrap_or(usize::MAX);
-        let (mut paths, mut truncated) = (Vec::new(), false);
+        let (mut paths, mut bytes, mut truncated) = (Vec::new(), 0, false);
         let visit = |Entry { path, name, .. }: Entry<'_>| {
             if !hidden && name.to_bytes().starts_with(b".") {
                 return Next::Skip;
             }
             if matcher.is_match(path) {
-                if paths.len() >= most {
+                bytes += path.len();
+                if paths.len() >= most || bytes > MAX_ANSWER_BYTES {
                     truncated = true;
                     return Next::Stop;
                 }
@@ -99,9 +101,10 @@ impl BashBackend {
             }
             Next::Enter
         };
-        walk::walk(&folder, MAX_DEPTH, cancellation, visit).map_err(|error| fail(&path, error))?;
+        let whole = walk::walk(&folder, MAX_DEPTH, walk::MAX_ENTRIES, cancellation, visit);
+        let whole = whole.map_err(|error| fail(&path, error))?;
         paths.sort();
-        Ok(Matches { paths, truncated: truncated || cancellation.is_cancelled() })
+        Ok(Matches { paths, truncated: truncated || !whole })
     }
 
     /// Find lines by a regular expression, in a file or in all files below a folder. Binary files are left out.
@@ -136,6 +139,7 @@ impl BashBackend {
         max_results: u32,
         /// Files larger than this are left out, in bytes.
         #[default = 10_485_760]
+        #[schemars(range(max = 1_073_741_824))]
         max_file_bytes: u64,
     ) -> Result<Lines> {
         let expression = expression(&pattern, fixed, ignore_case)?;
@@ -144,7 +148,15 @@ impl BashBackend {
         let _user = session.as_user()?;
         let context = usize::try_from(context).unwrap_or(0);
         let most = usize::try_from(max_results).unwrap_or(usize::MAX);
-        let mut search = Search { expression, context, most, max_file_bytes, lines: Lines::default() };
+        let mut search = Search {
+            expression,
+            context,
+            most,
+            max_file_bytes,
+            cancellation: cancellation.clone(),
+            bytes: 0,
+            lines: Lines::default(),
+        };
         if FileType::from_raw_mode(session.files.stat(&path, true)?.st_mode).is_file() {
             let name = path.rsplit('/').next().unwrap_or(&path).to_owned();
             search.file(&name, session.files.open(&path)?);
@@ -168,8 +180,8 @@ impl BashBackend {
             }
             if search.lines.truncated { Next::Stop } else { Next::Enter }
         };
-        walk::walk(&folder, MAX_DEPTH, cancellation, visit).map_err(|error| fail(&path, error))?;
-        search.lines.truncated |= cancellation.is_cancelled();
+        let whole = walk::walk(&folder, MAX_DEPTH, walk::MAX_ENTRIES, cancellation, visit);
+        search.lines.truncated |= !whole.map_err(|error| fail(&path, error))?;
         Ok(search.lines)
     }
 }
@@ -180,6 +192,9 @@ struct Search {
     context: usize,
     most: usize,
     max_file_bytes: u64,
+    cancellation: CancellationToken,
+    /// What the answer holds so far.
+    bytes: usize,
     lines: Lines,
 }
 
@@ -196,7 +211,8 @@ impl Search {
 
     /// Searches its lines; nothing if it is no text or cannot be read.
     fn text(&mut self, path: &str, file: File) -> Option<()> {
-        let mut reader = BufReader::with_capacity(64 * 1024, file);
+        // No more than it had when it was looked at, however it grows.
+        let mut reader = BufReader::with_capacity(64 * 1024, file.take(self.max_file_bytes));
         if memchr::memchr(0, reader.fill_buf().ok()?).is_some() {
             return None;
         }
@@ -204,42 +220,63 @@ impl Search {
         let mut before: std::collections::VecDeque<String> = std::collections::VecDeque::new();
         let mut line = Vec::new();
         for number in 1.. {
-            line.clear();
-            if reader.read_until(b'\n', &mut line).ok()? == 0 {
+            if !read_line(&mut reader, &mut line).ok()? {
                 break;
             }
-            let end = line.strip_suffix(b"\n").map_or(line.len(), <[u8]>::len);
-            let end = if line[..end].ends_with(b"\r") { end - 1 } else { end };
-            let text = &line[..end.min(MAX_LINE_BYTES)];
+            if self.cancellation.is_cancelled() {
+                self.lines.truncated = true;
+                break;
+            }
+            let text = line.strip_suffix(b"\r").unwrap_or(&line);
+            let shown = || String::from_utf8_lossy(text).into_owned();
             if self.context > 0 {
                 // To those matches that are near enough.
                 for found in self.lines.matches[first..].iter_mut().rev().take(self.context) {
                     if found.after.len() < self.context && found.line + self.context as u64 >= number {
-                        found.after.push(String::from_utf8_lossy(text).into_owned());
+                        self.bytes += text.len();
+                        found.after.push(shown());
                     }
                 }
             }
             if self.expression.is_match(text) {
-                if self.lines.matches.len() >= self.most {
+                if self.lines.matches.len() >= self.most || self.bytes >= MAX_ANSWER_BYTES {
                     self.lines.truncated = true;
                     break;
                 }
-                self.lines.matches.push(LineMatch {
-                    path: path.to_owned(),
-                    line: number,
-                    text: String::from_utf8_lossy(text).into_owned(),
-                    before: before.iter().cloned().collect(),
-                    after: Vec::new(),
-                });
+                let before: Vec<_> = before.iter().cloned().collect();
+                self.bytes += path.len() + text.len() + before.iter().map(String::len).sum::<usize>();
+                let (path, text) = (path.to_owned(), shown());
+                self.lines.matches.push(LineMatch { path, line: number, text, before, after: Vec::new() });
             }
             if self.context > 0 {
                 if before.len() >= self.context {
                     before.pop_front();
                 }
-                before.push_back(String::from_utf8_lossy(text).into_owned());
+                before.push_back(shown());
             }
         }
         Some(())
+    }
+}
+
+/// Reads a line without its end, of a long one the beginning; `false` at the end of the file.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    let mut any = false;
+    loop {
+        let bytes = reader.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(any);
+        }
+        any = true;
+        let end = memchr::memchr(b'\n', bytes);
+        let piece = &bytes[..end.unwrap_or(bytes.len())];
+        line.extend_from_slice(&piece[..piece.len().min(MAX_LINE_BYTES.saturating_sub(line.len()))]);
+        let used = end.map_or(bytes.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
     }
 }
 

@@ -374,13 +374,19 @@ fn kill_9(rounds: usize) {
         assert!(children.len() > 80, "{}", children.len());
         Command::new("kill").args(["-9", &server.id().to_string()]).status().unwrap();
         let began = Instant::now();
-        while children.iter().any(|pid| std::fs::metadata(format!("/proc/{pid}")).is_ok()) {
+        while children.iter().any(|pid| is_alive(*pid)) {
             thread::sleep(Duration::from_micros(500));
         }
         times.p10.push(ms(began));
         times.medians.push(ms(began));
     }
     row("80 processes of 20 sessions gone after `kill -9` of the server", "ms", &times, "<= 200 ms");
+}
+
+/// A zombie is none: who reaps the zygote of a dead server is the machine's first process, in its own time.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, fields)| !fields.trim_start().starts_with('Z'))
 }
 
 fn descendants(of: u32) -> Vec<u32> {

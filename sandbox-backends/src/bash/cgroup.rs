@@ -151,6 +151,11 @@ impl Cgroup {
         (join, self.handles.iter().map(AsFd::as_fd))
     }
 
+    /// The sandbox is in it: what that took is closed.
+    pub(super) fn entered(&mut self) {
+        self.handles.clear();
+    }
+
     /// Limits the memory, the kernel's own included; without a limit if none is given.
     pub(super) fn set_memory(&self, mib: Option<u64>) -> io::Result<()> {
         let folder = &self.folders[0];

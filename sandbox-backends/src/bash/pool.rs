@@ -160,8 +160,7 @@ impl Pool {
         };
         let lease = Box::new(Lease { _ids: ids, _place: place });
         let belongings = Belongings { cgroup, folder, _lease: lease, _zygote: zygote.clone() };
-        let (sandbox, files) = Sandbox::make(zygote, &spec, setup.namespaces, belongings).await?;
-        let root = files.root.try_clone().map_err(ShellError::io("copying a descriptor"))?;
+        let (sandbox, root, handed) = Sandbox::make(zygote, &spec, setup.namespaces, belongings).await?;
         let base = if setup.namespaces {
             String::new()
         } else {
@@ -169,7 +168,7 @@ impl Pool {
         };
         let tree = Arc::new(Files::new(root, host_id.map(|init| init + 1), base));
         let jobs = Arc::new(Jobs::new(self.config.output_mib << 20));
-        let shell = Shell::start(sandbox.link().clone(), sandbox.places().clone(), files, jobs.clone()).await?;
+        let shell = Shell::start(sandbox.link().clone(), sandbox.places().clone(), handed, jobs.clone()).await?;
         Ok(Made { sandbox, shell, jobs, files: tree })
     }
 

@@ -76,7 +76,6 @@ pub(super) struct Belongings {
 /// The descriptors that a new sandbox hands over.
 #[derive(Debug)]
 pub(super) struct Handed {
-    pub(super) root: OwnedFd,
     pub(super) command: OwnedFd,
     pub(super) input: OwnedFd,
     pub(super) variables: OwnedFd,
@@ -93,7 +92,7 @@ pub(super) struct Link {
 }
 
 impl Sandbox {
-    /// Has the zygote make a sandbox, and takes what it hands over. To be called on the runtime that outlives calls.
+    /// Has the zygote make a sandbox, and takes what it hands over: its root folder, and what its shell works with. To be called on the runtime that outlives calls.
     ///
     /// # Errors
     /// [`ShellError::Isolation`] names the step that the kernel refused; there is no fallback to less isolation here.
@@ -102,7 +101,7 @@ impl Sandbox {
         spec: &Spec,
         namespaces: bool,
         belongings: Belongings,
-    ) -> Result<(Self, Handed), ShellError> {
+    ) -> Result<(Self, OwnedFd, Handed), ShellError> {
         let socket = zygote.spawn(spec, belongings.cgroup.as_ref())?;
         let link = Arc::new(Link { socket, waiting: Mutex::default(), news: News::default() });
         let events = register(Socket(link.clone()), Interest::READABLE)
@@ -111,6 +110,10 @@ impl Sandbox {
         let (report, fds) = begun.map_err(|_| silent())??;
         let Report::Begun = report else { return Err(unexpected(&report)) };
         let [init] = take(fds)?;
+        let mut belongings = belongings;
+        if let Some(cgroup) = &mut belongings.cgroup {
+            cgroup.entered();
+        }
         let places = Places::new(spec.workspace.as_deref().filter(|_| !namespaces));
         // From here on a drop kills.
         let sandbox = Self { link, init, places, namespaces, belongings };
@@ -118,7 +121,7 @@ impl Sandbox {
         let Report::Ready = report else { return Err(unexpected(&report)) };
         let [root, command, input, variables, record] = take(fds)?;
         tokio::spawn(pump(events));
-        Ok((sandbox, Handed { root, command, input, variables, record }))
+        Ok((sandbox, root, Handed { command, input, variables, record }))
     }
 
     /// The way to PID 1.

@@ -47,7 +47,9 @@ const MAX_STARTS: u32 = 3;
 pub(super) struct Shell {
     link: Arc<Link>,
     places: Places,
-    files: Handed,
+    command: OwnedFd,
+    input: OwnedFd,
+    variables: OwnedFd,
     /// The shell's standard input.
     pipe: OwnedFd,
     terminal: Terminal,
@@ -145,10 +147,25 @@ impl Shell {
         let (started, fifos) = tokio::try_join!(link.order::<2>(&shell), link.order::<2>(&slot))?;
         let [pipe, master] = started;
         let terminal = Terminal::new(master, &runtime)?;
-        let streams = Streams::new(&files.record, fifos)?;
+        let Handed { command, input, variables, record } = files;
+        let streams = Streams::new(record, fifos)?;
         let ended = link.news.shell.subscribe();
-        let mut shell =
-            Self { link, places, files, pipe, terminal, streams, slot: 0, cwd, ended, idle: true, jobs, runtime };
+        let mut shell = Self {
+            link,
+            places,
+            command,
+            input,
+            variables,
+            pipe,
+            terminal,
+            streams,
+            slot: 0,
+            cwd,
+            ended,
+            idle: true,
+            jobs,
+            runtime,
+        };
         shell.adopt_pipe()?;
         shell.check().await?;
         Ok(shell)
@@ -165,7 +182,7 @@ impl Shell {
 
     /// Sets the variables of the session, for this shell and those that follow it, and its folder.
     pub(super) async fn adopt(&mut self, variables: &str, cwd: Option<&str>) -> Result<(), ShellError> {
-        replace(&self.files.variables, variables.as_bytes())?;
+        replace(&self.variables, variables.as_bytes())?;
         let source = format!("\\. {}", self.places.control(script::VARIABLES));
         let request = RunRequest { cwd, ..RunRequest::small(&source) };
         let outcome = self.run(request, &CancellationToken::new()).await?;
@@ -210,9 +227,9 @@ impl Shell {
                 format!("variables and folder take {} bytes, at most {MAX_LINE_BYTES} are accepted", lines.len());
             return Err(ShellError::Invalid { option: "env", reason });
         }
-        replace(&self.files.command, command)?;
+        replace(&self.command, command)?;
         if let Some(stdin) = stdin {
-            replace(&self.files.input, stdin)?;
+            replace(&self.input, stdin)?;
         }
         self.idle = false;
         let outcome = self.run_once(request, cancel, &nonce, &lines, &mut restarts).await?;

@@ -48,10 +48,9 @@ pub(super) struct Record {
 }
 
 impl Streams {
-    pub(super) fn new(record: &OwnedFd, outputs: [OwnedFd; 2]) -> Result<Self, ShellError> {
+    pub(super) fn new(record: OwnedFd, outputs: [OwnedFd; 2]) -> Result<Self, ShellError> {
         let events =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShellError::io("creating an epoll instance"))?;
-        let record = record.try_clone().map_err(ShellError::io("copying a descriptor"))?;
         let streams = Self {
             events: Arc::new(events),
             outputs,

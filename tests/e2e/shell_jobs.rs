@@ -119,6 +119,10 @@ fn the_rest_of_a_long_output_can_be_fetched() {
         offset = part["stdout"]["next_offset"].as_u64().unwrap();
     }
     assert!(fetched == expected, "{} bytes", fetched.len());
+    // A part that is shorter than its character goes on all the same.
+    let wide = shell.call("run", &json!({ "command": "printf 'ä%.0s' {1..100}", "max_output_bytes": 10 }));
+    let part = shell.call("output", &json!({ "job_id": wide["job_id"], "max_bytes": 1 }));
+    assert_eq!((&part["stdout"]["next_offset"], &part["stdout"]["encoding"]), (&json!(1), &json!("base64")));
     // Bytes that are no text.
     let outcome = shell
         .call("run", &json!({ "command": "printf '\\xff\\xfe'; head -c 3000 /dev/zero", "max_output_bytes": 100 }));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::command::RunRequest;
 use super::sandbox::ANSWER_LIMIT;
-use super::session::RunRequest;
 
 /// Between SIGINT and SIGKILL, at most.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod code;
+mod command;
 mod config;
 mod egress;
 mod error;

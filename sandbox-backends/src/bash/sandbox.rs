@@ -17,7 +17,7 @@ use super::error::ShellError;
 use super::places::Places;
 use super::readiness::register;
 use super::removal::remove_tree;
-use super::wire::{self, Order, Report, Spec};
+use super::wire::{self, Order, Report, Spec, Target};
 use super::zygote::Zygote;
 
 /// How long PID 1 may take to answer.
@@ -33,8 +33,6 @@ type Fds = Vec<OwnedFd>;
 pub(super) struct Ended {
     /// Its exit code; 128 + n after signal n.
     pub(super) code: i32,
-    /// The signal that ended it.
-    pub(super) signal: Option<i32>,
     /// Whether a shell left its state for the next one.
     pub(super) saved: bool,
 }
@@ -232,6 +230,13 @@ impl Link {
         let _ = self.send(order);
     }
 
+    /// Kills the shell and what runs in its session, but not the jobs.
+    pub(super) fn kill_shell(&self) {
+        for to in [Target::Descendants, Target::Shell] {
+            self.tell(&Order::Signal { to, signal: libc::SIGKILL });
+        }
+    }
+
     fn send(&self, order: &Order) -> Result<(), ShellError> {
         wire::send(&self.socket, order, &[]).map_err(|error| match error.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET) => ShellError::Gone,
@@ -277,11 +282,11 @@ async fn pump(events: AsyncFd<Socket>) {
     let link = events.get_ref().0.clone();
     while let Ok((report, fds)) = next(&events).await {
         match report {
-            Report::ShellEnded { code, signal, saved } => {
-                link.news.shell.send_replace(Some(Ended { code, signal, saved }));
+            Report::ShellEnded { code, saved } => {
+                link.news.shell.send_replace(Some(Ended { code, saved }));
             }
-            Report::JobEnded { number, code, signal } => {
-                let ended = Ended { code, signal, saved: false };
+            Report::JobEnded { number, code } => {
+                let ended = Ended { code, saved: false };
                 link.news.jobs.lock().unwrap_or_else(PoisonError::into_inner).push((number, ended));
                 link.news.jobs_changed.notify_waiters();
             }
@@ -295,7 +300,7 @@ async fn pump(events: AsyncFd<Socket>) {
     }
     link.news.gone.send_replace(true);
     // Whoever waits for the shell learns that there is no other when he asks for one.
-    link.news.shell.send_replace(Some(Ended { code: 128 + libc::SIGKILL, signal: Some(libc::SIGKILL), saved: false }));
+    link.news.shell.send_replace(Some(Ended { code: 128 + libc::SIGKILL, saved: false }));
     link.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use sandbox_runtime::prelude::{CancellationToken, Progress};
+use sandbox_runtime::prelude::CancellationToken;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::command::{
+    MAX_COMMAND_BYTES, MAX_INPUT_BYTES, MAX_PATH_BYTES, Restarts, RunOutcome, RunRequest, check_size, check_text,
+};
 use super::error::ShellError;
 use super::job::{Job, Jobs};
 use super::ladder::{KILL_GRACE, Ladder, Stage};
@@ -23,12 +26,8 @@ use super::streams::{Record, Streams};
 use super::terminal::{Loan, Terminal};
 use super::wire::{Order, Target};
 
-/// Longest command text.
-const MAX_COMMAND_BYTES: usize = 4 << 20;
 /// How long a job may leave its first input unread.
 const STDIN_LIMIT: Duration = Duration::from_hours(1);
-/// Longest input of a command.
-const MAX_INPUT_BYTES: usize = 8 << 20;
 /// Most of what one call may add to the shell's pipe beside the command: variables and folder.
 const MAX_LINE_BYTES: usize = 48 << 10;
 /// How long output is still taken after the end of a command that left writers behind, such as `> >(tee log)`.
@@ -37,8 +36,6 @@ const WRITER_GRACE: Duration = Duration::from_millis(10);
 /// what is written a bit later.
 const TERMINAL_GRACE: Duration = Duration::from_millis(5);
 const TERMINAL_LIMIT: Duration = Duration::from_millis(100);
-/// Longest path.
-const MAX_PATH_BYTES: usize = 4096;
 /// Starts of the shell for one command.
 const MAX_STARTS: u32 = 3;
 
@@ -64,71 +61,12 @@ pub(super) struct Shell {
     runtime: Handle,
 }
 
-/// One command.
-#[derive(Clone, Copy)]
-pub(super) struct RunRequest<'a> {
-    /// Its text, any number of lines.
-    pub(super) command: &'a str,
-    /// After this time it is interrupted.
-    pub(super) timeout: Duration,
-    /// After this time it is killed; a second after the interrupt if absent.
-    pub(super) hard_timeout: Option<Duration>,
-    /// After this time without output it is interrupted.
-    pub(super) idle_timeout: Option<Duration>,
-    /// When the caller must have its answer.
-    pub(super) deadline: Instant,
-    /// Its standard input; empty if absent.
-    pub(super) stdin: Option<&'a str>,
-    /// Variables of this command only.
-    pub(super) env: &'a [(String, String)],
-    /// The folder to go to first.
-    pub(super) cwd: Option<&'a str>,
-    /// The size of its terminal, in columns and rows, if it is to have one.
-    pub(super) terminal: Option<(u16, u16)>,
-    /// Most bytes of text that are kept of each stream.
-    pub(super) max_output_bytes: usize,
-    /// Who is told what it writes, as it comes.
-    pub(super) live: Option<&'a Progress>,
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RunOutcome {
-    /// Its exit code; 128 + n after signal n.
-    pub(super) exit_code: i32,
-    /// The signal that ended the shell itself.
-    pub(super) signal: Option<i32>,
-    pub(super) stdout: Captured,
-    pub(super) stderr: Captured,
-    /// The working directory afterwards.
-    pub(super) cwd: String,
-    /// How long it ran.
-    pub(super) duration: Duration,
-    /// Whether a time limit ended it.
-    pub(super) timed_out: bool,
-    /// Whether the caller cancelled it.
-    pub(super) cancelled: bool,
-    /// Whether the shell was started again before or after it.
-    pub(super) shell_restarted: bool,
-    /// Whether variables and functions were lost with that; files never are.
-    pub(super) state_lost: bool,
-    /// The job that has the rest of its output.
-    pub(super) job: Option<u32>,
-}
-
 /// How a command ended.
 enum End {
     /// The shell reported exit code and working directory.
     Reported(Record),
     /// The shell itself ended.
     ShellEnded(Ended),
-}
-
-/// What became of the shell during a call.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Restarts {
-    pub(super) restarted: bool,
-    pub(super) state_lost: bool,
 }
 
 impl Shell {
@@ -316,7 +254,6 @@ impl Shell {
     fn never_run(&self) -> RunOutcome {
         RunOutcome {
             exit_code: 130,
-            signal: None,
             stdout: Captured::default(),
             stderr: Captured::default(),
             cwd: self.cwd.clone(),
@@ -407,7 +344,7 @@ impl Shell {
         }
         drop(loan);
         let left = self.settle_output(&events, &mut output).await?;
-        let (exit_code, signal, ended) = match end {
+        let (exit_code, ended) = match end {
             End::Reported(Record { exit_code, cwd }) => {
                 // What the shell says is what a command has made of `PWD`.
                 if cwd.starts_with('/') && cwd.len() < MAX_PATH_BYTES {
@@ -415,14 +352,14 @@ impl Shell {
                 }
                 let asked_again = ladder.stage > Stage::Interrupted;
                 let ended = if asked_again && !self.answers(&events).await? { self.end_shell().await? } else { None };
-                (exit_code, None, ended)
+                (exit_code, ended)
             }
-            End::ShellEnded(ended) => (ended.code, ended.signal, Some(ended)),
+            End::ShellEnded(ended) => (ended.code, Some(ended)),
         };
         if let Some(ended) = ended {
             self.revive(ended, restarts).await?;
         }
-        let end = Ended { code: exit_code, signal, saved: false };
+        let end = Ended { code: exit_code, saved: false };
         let (captured, spools) = output.finish();
         let job = if captured.iter().any(|captured| captured.truncated) || left.is_some() {
             let number = self.jobs.next_number();
@@ -435,7 +372,6 @@ impl Shell {
         let [stdout, stderr] = captured;
         Ok(RunOutcome {
             exit_code,
-            signal,
             stdout,
             stderr,
             cwd: self.cwd.clone(),
@@ -549,8 +485,7 @@ impl Shell {
     /// Kills the shell and what it runs, if it lives; answers how it ended.
     async fn end_shell(&mut self) -> Result<Option<Ended>, ShellError> {
         if self.ended.borrow_and_update().is_none() {
-            self.link.tell(&Order::Signal { to: Target::Descendants, signal: libc::SIGKILL });
-            self.link.tell(&Order::Signal { to: Target::Shell, signal: libc::SIGKILL });
+            self.link.kill_shell();
             self.shell_ended().await?;
         }
         Ok(*self.ended.borrow())
@@ -596,48 +531,12 @@ impl Shell {
     }
 }
 
-impl<'a> RunRequest<'a> {
-    /// A command of the server's own.
-    pub(super) fn small(command: &'a str) -> Self {
-        Self {
-            command,
-            timeout: ANSWER_LIMIT,
-            hard_timeout: None,
-            idle_timeout: None,
-            deadline: Instant::now() + ANSWER_LIMIT,
-            stdin: None,
-            env: &[],
-            cwd: None,
-            terminal: None,
-            max_output_bytes: 1000,
-            live: None,
-        }
-    }
-}
-
 /// What is written on the terminal; nothing ever without one.
 async fn written(loan: Option<&Loan>) -> Vec<u8> {
     match loan {
         Some(loan) => loan.written().await,
         None => std::future::pending().await,
     }
-}
-
-/// Refuses a text that no shell can represent, or that is too long.
-fn check_text<'a>(option: &'static str, text: &'a str, limit: usize) -> Result<&'a [u8], ShellError> {
-    if let Some(offset) = text.bytes().position(|byte| byte == 0) {
-        let reason = format!("it has a NUL byte at offset {offset}, which no shell can represent");
-        return Err(ShellError::Invalid { option, reason });
-    }
-    check_size(option, text, limit)
-}
-
-fn check_size<'a>(option: &'static str, text: &'a str, limit: usize) -> Result<&'a [u8], ShellError> {
-    if text.len() > limit {
-        let reason = format!("it has {} bytes, at most {limit} are accepted; pass data in files", text.len());
-        return Err(ShellError::Invalid { option, reason });
-    }
-    Ok(text.as_bytes())
 }
 
 pub(super) fn nonce() -> Result<String, ShellError> {

@@ -132,7 +132,7 @@ pub(super) enum Report {
     /// A shell has started; beside it the pipe for its input and the master side of its terminal.
     Shell,
     /// The shell has ended; `saved` if it left its state for the next one.
-    ShellEnded { code: i32, signal: Option<i32>, saved: bool },
+    ShellEnded { code: i32, saved: bool },
     /// New output fifos; beside it their reading sides.
     Slot,
     /// The files of a job; beside it the command file and the record fifo.
@@ -140,7 +140,7 @@ pub(super) enum Report {
     /// A job has started; beside it its input, output and error pipes, or the master side of its terminal.
     Job,
     /// A job has ended.
-    JobEnded { number: u32, code: i32, signal: Option<i32> },
+    JobEnded { number: u32, code: i32 },
     /// Beside it the listening socket of the egress proxy.
     Egress,
 }

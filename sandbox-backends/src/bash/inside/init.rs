@@ -153,10 +153,10 @@ impl<'a> Init<'a> {
                 self.shell = None;
                 // A shell that was killed has saved nothing: whatever is there, something else has put there.
                 let saved = self.keep_state(signal.is_none());
-                let _ = wire::send(self.control, &Report::ShellEnded { code, signal, saved }, &[]);
+                let _ = wire::send(self.control, &Report::ShellEnded { code, saved }, &[]);
             } else if let Some(number) = self.jobs.remove(&pid) {
                 self.remove_job_files(number);
-                let _ = wire::send(self.control, &Report::JobEnded { number, code, signal }, &[]);
+                let _ = wire::send(self.control, &Report::JobEnded { number, code }, &[]);
             }
         }
     }

@@ -10,10 +10,10 @@ mod life;
 mod shell;
 mod walls;
 
+use super::command::{RunOutcome, RunRequest};
 use super::config::{BashConfig, Tier};
 use super::error::ShellError;
 use super::pool::{Made, Pool};
-use super::session::{RunOutcome, RunRequest};
 use super::tier;
 
 const LONG: Duration = Duration::from_mins(1);

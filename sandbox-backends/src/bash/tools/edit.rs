@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::super::files::fail;
 use super::super::{BashBackend, BashSession};
-use super::files::{Written, digest};
+use super::content::digest;
+use super::files::Written;
 
 /// Largest file that is edited.
 const MAX_EDIT_BYTES: u64 = 64 << 20;

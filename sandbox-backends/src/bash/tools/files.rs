@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::super::files::{FileError, fail, read_part};
 use super::super::walk::{self, Entry};
 use super::super::{BashBackend, BashSession};
-use super::jobs::{Encoding, encode};
+use super::content::{Encoding, cut_between_characters, digest, encode, hex};
 
 /// Bytes of paths in an answer.
 pub(super) const MAX_ANSWER_BYTES: usize = 4 << 20;
@@ -385,29 +385,5 @@ pub(super) fn parse_mode(text: &str) -> Result<RawMode> {
     mode.ok_or_else(|| {
         let message = format!("`mode` is {text:?}: octal digits up to 1777 were expected, such as \"644\"");
         ToolError::new(ErrorCode::INVALID_INPUT, message)
-    })
-}
-
-/// Leaves a character that is cut in two at the end for the next part.
-fn cut_between_characters(bytes: &mut Vec<u8>) {
-    if let Err(error) = std::str::from_utf8(bytes)
-        && error.error_len().is_none()
-        && error.valid_up_to() > 0
-    {
-        bytes.truncate(error.valid_up_to());
-    }
-}
-
-/// SHA-256 in hexadecimal digits.
-pub(super) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }

@@ -2,17 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::super::job::{Job, Kind};
 use super::super::signals::{self, SignalName};
 use super::super::spool::Piece;
 use super::super::{BashBackend, BashSession};
+use super::content::{Encoding, cut_between_characters, encode};
 
 /// What a call keeps of its time to answer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(2);
@@ -55,17 +54,6 @@ struct Part {
     next_offset: u64,
     /// How many bytes the stream has had so far.
     total_bytes: u64,
-}
-
-/// How bytes are written in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub(crate) enum Encoding {
-    /// As text.
-    #[serde(rename = "utf-8")]
-    Utf8,
-    /// In base64.
-    #[serde(rename = "base64")]
-    Base64,
 }
 
 /// The jobs of a session.
@@ -205,23 +193,11 @@ impl Part {
     /// more will come.
     fn new(piece: Piece, total_bytes: u64, over: bool) -> Self {
         let Piece { offset, mut bytes } = piece;
-        if let Err(error) = std::str::from_utf8(&bytes)
-            && error.error_len().is_none()
-            && (error.valid_up_to() > 0 || bytes.len() < 4)
-            && !(over && offset + bytes.len() as u64 == total_bytes)
-        {
-            bytes.truncate(error.valid_up_to());
+        if !(over && offset + bytes.len() as u64 == total_bytes) {
+            cut_between_characters(&mut bytes);
         }
         let next_offset = offset + bytes.len() as u64;
         let (content, encoding) = encode(bytes);
         Self { content, encoding, offset, next_offset, total_bytes }
-    }
-}
-
-/// Bytes as text if they are text, else in base64.
-pub(crate) fn encode(bytes: Vec<u8>) -> (String, Encoding) {
-    match String::from_utf8(bytes) {
-        Ok(text) => (text, Encoding::Utf8),
-        Err(error) => (BASE64_STANDARD.encode(error.as_bytes()), Encoding::Base64),
     }
 }

@@ -1,6 +1,7 @@
 //! The tools of a session, by what they work on.
 
 mod code;
+mod content;
 mod edit;
 mod files;
 mod jobs;

@@ -9,10 +9,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::super::command::{RunOutcome, RunRequest};
 use super::super::config::check_env;
 use super::super::error::ShellError;
 use super::super::job::write_all;
-use super::super::session::{RunOutcome, RunRequest};
 use super::super::signals::{self, SignalName};
 use super::super::terminal::resize;
 use super::super::wire::{Order, Target};
@@ -248,8 +248,8 @@ impl BashBackend {
     /// Start the shell anew: variables, functions and what it runs are gone, files and jobs stay.
     #[tool]
     async fn restart(&self, session: &BashSession) -> Result<()> {
-        session.sandbox.link().tell(&Order::Signal { to: Target::Descendants, signal: libc::SIGKILL });
-        session.sandbox.link().tell(&Order::Signal { to: Target::Shell, signal: libc::SIGKILL });
+        // A command that runs has the shell's turn; it ends with the shell.
+        session.sandbox.link().kill_shell();
         let mut shell = session.shell.lock().await;
         shell.restart().await.inspect_err(|error| session.examine(error))?;
         Ok(())

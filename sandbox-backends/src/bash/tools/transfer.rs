@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::super::files::{Files, fail};
 use super::super::{BashBackend, BashSession};
-use super::files::{Written, hex, parse_mode};
+use super::content::hex;
+use super::files::{Written, parse_mode};
 
 /// Bytes that are gathered before they are written.
 const GATHER_BYTES: usize = 1 << 20;

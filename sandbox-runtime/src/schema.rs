@@ -143,9 +143,9 @@ impl ParamsSchema {
                 object.insert((*parameter).to_owned(), default.clone());
             }
         }
-        // Without a point or an exponent there is no float to look for.
-        let has_floats =
-            params.is_some_and(|params| params.get().bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')));
+        // In JSON a point or an exponent follows a digit; without any there is no float to look for.
+        let is_float = |pair: &[u8]| pair[0].is_ascii_digit() && matches!(pair[1], b'.' | b'e' | b'E');
+        let has_floats = params.is_some_and(|params| params.get().as_bytes().windows(2).any(is_float));
         if self.has_integers && has_floats {
             with_integers(&self.published, &mut value);
         }

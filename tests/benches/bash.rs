@@ -1,10 +1,11 @@
 //! The shell backend: how fast a sandbox is made, handed out and used, and what it takes and leaves.
 //!
-//! `cargo bench -p sandbox-tests --bench bash [-- ROUNDS]`. Beside ours, in the same run: `posix_spawn` of a plain bash, the
-//! way through two pipes and back, and, where `SWEREX_PYTHON` names a Python that has it, swe-rex's `LocalRuntime`.
+//! `cargo bench -p sandbox-tests --bench bash [-- ROUNDS] [PART...]`. Beside ours, in the same run: `posix_spawn` of a plain bash, the
+//! same lines in a bare bash, and, where `SWEREX_PYTHON` names a Python that has it, swe-rex's `LocalRuntime`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark program")]
 
 use std::{
+    fs::{File, OpenOptions},
     io::{Read as _, Write as _},
     net::TcpStream,
     process::{Command, Stdio},
@@ -39,14 +40,21 @@ fn main() {
     let rounds = args.iter().find_map(|arg| arg.parse::<usize>().ok()).unwrap_or(5);
     println!("| figure | p10 | median (min-max of {rounds} rounds) | goal |");
     println!("|---|---|---|---|");
-    cold(rounds);
-    warm(rounds);
-    swerex();
-    http(rounds);
-    throughput(rounds);
-    flood();
-    kill_9(rounds);
-    thousand();
+    let parts: [(&str, fn(usize)); 8] = [
+        ("cold", cold),
+        ("warm", warm),
+        ("swerex", swerex),
+        ("http", http),
+        ("throughput", throughput),
+        ("flood", flood),
+        ("kill", kill_9),
+        ("thousand", thousand),
+    ];
+    let named = |name: &str| args.iter().any(|arg| arg == name);
+    let all = !parts.iter().any(|(name, _)| named(name));
+    for (_, part) in parts.iter().filter(|(name, _)| all || named(name)) {
+        part(rounds);
+    }
 }
 
 /// A server of the stock backends, with so many sandboxes kept ready.
@@ -169,49 +177,112 @@ fn cold(rounds: usize) {
     );
 }
 
-/// `echo hi` in a warm shell, without HTTP, against two pipes with a `cat` between them.
+/// A bash without a sandbox that is told the same lines as ours, by fifos of its own: the floor.
+struct Bare {
+    bash: std::process::Child,
+    folder: std::path::PathBuf,
+    fifos: [File; 3],
+}
+
+impl Bare {
+    fn start() -> Self {
+        let folder = std::env::temp_dir().join(format!("sandbox-bench-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let fifos = ["o", "e", "r"].map(|name| {
+            let path = folder.join(name);
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+            OpenOptions::new().read(true).write(true).open(path).unwrap()
+        });
+        std::fs::write(folder.join("c"), "echo hi").unwrap();
+        let bash = Command::new("/bin/bash")
+            .args(["--norc", "--noprofile", "--noediting", "-i"])
+            .current_dir(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut bare = Self { bash, folder, fifos };
+        bare.tell("set +o history +H; _report() { \\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"$PWD\" >|r; }\n");
+        bare
+    }
+
+    fn tell(&mut self, lines: &str) {
+        self.bash.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    }
+
+    fn echo(&mut self) {
+        self.tell("\\. ./c </dev/null >|o 2>|e\n\\_report 0123456789abcdef\n");
+        let mut record = [0; 256];
+        assert!(self.fifos[2].read(&mut record).unwrap() > 0);
+        self.fifos[0].read_exact(&mut [0; 3]).unwrap();
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        drop(self.bash.stdin.take());
+        let _ = self.bash.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// `echo hi` in a warm shell, without HTTP, against the same lines in a bare bash, and against what any call takes.
 fn warm(rounds: usize) {
     let ours = Ours::start(1);
     ours.create("w");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut pipes, mut shell) = (Times::default(), Times::default());
+    let mut bare = Bare::start();
+    let [mut pipes, mut floor, mut call, mut shell] = [(); 4].map(|()| Times::default());
     for _ in 0..rounds {
-        let (mut pipes_us, mut shell_us) = (Vec::new(), Vec::new());
+        let [mut pipes_us, mut floor_us] = [(); 2].map(|()| Vec::new());
         for _ in 0..2000 {
             let began = Instant::now();
             cat.stdin.as_mut().unwrap().write_all(b"x").unwrap();
             cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
             pipes_us.push(ms(began) * 1e3);
         }
-        let executor = &ours.executor;
-        runtime.block_on(async {
-            for _ in 0..2000 {
-                let mut request = ExecuteRequest::new(WorkerId::parse("w").unwrap(), "bash:run");
-                request.params = Some(RawValue::from_string(r#"{"command":"echo hi"}"#.into()).unwrap());
-                let began = Instant::now();
-                let answer = executor.execute(request, Vec::new()).await;
-                shell_us.push(ms(began) * 1e3);
-                assert_eq!(answer.code.number(), 0);
-            }
-        });
+        for _ in 0..2000 {
+            let began = Instant::now();
+            bare.echo();
+            floor_us.push(ms(began) * 1e3);
+        }
         pipes.round(pipes_us);
-        shell.round(shell_us);
+        floor.round(floor_us);
+        for (action, params, times) in
+            [("bash:jobs", "{}", &mut call), ("bash:run", r#"{"command":"echo hi"}"#, &mut shell)]
+        {
+            let mut times_us = Vec::new();
+            runtime.block_on(async {
+                for _ in 0..2000 {
+                    let mut request = ExecuteRequest::new(WorkerId::parse("w").unwrap(), action);
+                    request.params = Some(RawValue::from_string(params.into()).unwrap());
+                    let began = Instant::now();
+                    let answer = ours.executor.execute(request, Vec::new()).await;
+                    times_us.push(ms(began) * 1e3);
+                    assert_eq!(answer.code.number(), 0);
+                }
+            });
+            times.round(times_us);
+        }
     }
     drop(cat.stdin.take());
     cat.wait().unwrap();
     ours.end();
     row("a byte through `cat` and back", "us", &pipes, "");
+    row("the same lines in a bare bash, no sandbox, no server", "us", &floor, "");
+    row("a call that asks the shell nothing (`bash:jobs`), without HTTP", "us", &call, "");
     row("warm `echo hi`, without HTTP", "us", &shell, "<= 60 us");
     println!(
-        "| warm `echo hi` over the pipes | {:.2} x | {:.2} x | |",
-        shell.best() / pipes.best(),
-        median(&shell.medians) / median(&pipes.medians)
+        "| warm `echo hi` over the bare bash | {:.2} x | {:.2} x | |",
+        shell.best() / floor.best(),
+        median(&shell.medians) / median(&floor.medians)
     );
 }
 
 /// The same in swe-rex.
-fn swerex() {
+fn swerex(_: usize) {
     let Some(python) = std::env::var_os("SWEREX_PYTHON") else {
         return println!("| swe-rex LocalRuntime, `echo hi` | not measured: SWEREX_PYTHON is not set | | |");
     };
@@ -344,7 +415,7 @@ fn memory_kib(pid: u32, field: &str) -> f64 {
 }
 
 /// One gigabyte through one call.
-fn flood() {
+fn flood(_: usize) {
     let server = Process::start("1", &[]);
     let mut client = Client::of(&server);
     client.create("f");
@@ -404,7 +475,7 @@ fn descendants(of: u32) -> Vec<u32> {
 }
 
 /// A thousand sessions alive: how long their making takes, that all answer, and what they take.
-fn thousand() {
+fn thousand(_: usize) {
     let server = Process::start("2", &[]);
     let available = || {
         let text = std::fs::read_to_string("/proc/meminfo").unwrap();

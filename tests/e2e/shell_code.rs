@@ -1,7 +1,7 @@
 //! Python and JavaScript in a shell's sandbox, and its way out, over HTTP.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
 };
 
@@ -112,9 +112,10 @@ fn a_sandbox_reaches_what_its_list_names_and_nothing_else() {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut request = [0; 4096];
-            let length = stream.read(&mut request).unwrap();
-            let head = String::from_utf8_lossy(&request[..length]).into_owned();
+            // The whole head, which may come in pieces: what is closed with bytes unread resets the connection.
+            let mut head = String::new();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
             let body = format!("served {}", head.lines().next().unwrap_or_default());
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
                 .unwrap();

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use sandbox_runtime::prelude::CancellationToken;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -22,7 +21,7 @@ use super::output::{Captured, Collector};
 use super::places::Places;
 use super::sandbox::{ANSWER_LIMIT, Ended, Handed, Link};
 use super::script::{self, Wishes};
-use super::streams::{Record, Streams};
+use super::streams::{Record, Streams, Watch};
 use super::terminal::{Loan, Terminal};
 use super::wire::{Order, Target};
 
@@ -36,6 +35,8 @@ const WRITER_GRACE: Duration = Duration::from_millis(10);
 /// what is written a bit later.
 const TERMINAL_GRACE: Duration = Duration::from_millis(5);
 const TERMINAL_LIMIT: Duration = Duration::from_millis(100);
+/// After this time what a command has written so far is looked at.
+const QUICK_TIME: Duration = Duration::from_millis(1);
 /// Starts of the shell for one command.
 const MAX_STARTS: u32 = 3;
 
@@ -285,14 +286,14 @@ impl Shell {
         restarts: &mut Restarts,
     ) -> Result<RunOutcome, ShellError> {
         let began = Instant::now();
-        let loan = self.submit(lines, request.terminal, restarts).await?;
-        // On the runtime that polls this future, which need not be the one that started the shell.
-        let events = self.streams.register()?;
         let mut output = Collector::new(request.max_output_bytes, &self.jobs.budget, request.live);
         let mut ladder = Ladder::new(&request, began);
         let (mut timed_out, mut cancelled) = (false, false);
+        // On the runtime that polls this future, which need not be the one that started the shell.
+        let mut watch = self.streams.watch()?;
+        let loan = self.submit(lines, request.terminal, restarts).await?;
+        let quick = Instant::now() + QUICK_TIME;
         let end = loop {
-            self.streams.take_events()?;
             if self.streams.take_output(&mut output)? {
                 ladder.wrote();
             }
@@ -307,7 +308,8 @@ impl Shell {
                 ladder.hurry();
             }
             let stopped = ladder.stage == Stage::Running && cancel.is_cancelled();
-            if stopped || Instant::now() >= ladder.limit() {
+            let now = Instant::now();
+            if stopped || now >= ladder.limit() {
                 if ladder.stage == Stage::Running {
                     (cancelled, timed_out) = (stopped, !stopped);
                     ladder.hard = ladder.hard.filter(|_| timed_out);
@@ -320,30 +322,24 @@ impl Shell {
                 tokio::task::yield_now().await;
                 continue;
             }
+            if now >= quick && !watch.has_outputs() {
+                self.streams.watch_outputs(&mut watch)?;
+            }
+            let limit = if watch.has_outputs() { ladder.limit() } else { quick.min(ladder.limit()) };
             tokio::select! {
                 biased;
-                guard = events.readable() => guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready(),
+                event = watch.event() => self.streams.note(&event?, &watch)?,
                 written = written(loan.as_ref()) => {
                     output.push(0, &written);
                     ladder.wrote();
                 }
                 _ = self.ended.changed() => {}
                 () = cancel.cancelled(), if ladder.stage == Stage::Running || ladder.is_patient() => {}
-                () = sleep_until(ladder.limit()) => {}
+                () = sleep_until(limit) => {}
             }
         };
-        if loan.is_some() {
-            // What goes on writing has no end.
-            let deadline = Instant::now() + TERMINAL_LIMIT;
-            while let Ok(more) = tokio::time::timeout(TERMINAL_GRACE, written(loan.as_ref())).await {
-                output.push(0, &more);
-                if Instant::now() >= deadline {
-                    break;
-                }
-            }
-        }
-        drop(loan);
-        let left = self.settle_output(&events, &mut output).await?;
+        take_rest(loan, &mut output).await;
+        let left = self.settle_output(&mut watch, &mut output).await?;
         let (exit_code, ended) = match end {
             End::Reported(Record { exit_code, cwd }) => {
                 // What the shell says is what a command has made of `PWD`.
@@ -351,11 +347,12 @@ impl Shell {
                     self.cwd = cwd;
                 }
                 let asked_again = ladder.stage > Stage::Interrupted;
-                let ended = if asked_again && !self.answers(&events).await? { self.end_shell().await? } else { None };
+                let ended = if asked_again && !self.answers(&watch).await? { self.end_shell().await? } else { None };
                 (exit_code, ended)
             }
             End::ShellEnded(ended) => (ended.code, Some(ended)),
         };
+        self.streams.unwatch(watch);
         if let Some(ended) = ended {
             self.revive(ended, restarts).await?;
         }
@@ -427,7 +424,7 @@ impl Shell {
             Stage::Interrupted => {
                 // An interrupt that came just after the command made the shell throw away the line for the record. A
                 // second record is nobody's: the nonce is that of this command.
-                let _ = rustix::io::write(&self.pipe, script::record_line(&self.places, nonce).as_bytes());
+                let _ = rustix::io::write(&self.pipe, script::record_line(nonce).as_bytes());
             }
             Stage::AskedAgain => kill(Target::Foreground),
             Stage::Killed => kill(Target::Descendants),
@@ -442,7 +439,7 @@ impl Shell {
     /// answered, so that what comes later is in nobody's answer.
     async fn settle_output(
         &mut self,
-        events: &AsyncFd<Arc<OwnedFd>>,
+        watch: &mut Watch,
         output: &mut Collector,
     ) -> Result<Option<[OwnedFd; 2]>, ShellError> {
         let deadline = Instant::now() + WRITER_GRACE;
@@ -457,11 +454,13 @@ impl Shell {
             }
             if self.streams.has_more() {
                 tokio::task::yield_now().await;
-            } else {
-                if let Ok(guard) = timeout_at(deadline, events.readable()).await {
-                    guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready();
-                }
-                self.streams.take_events()?;
+                continue;
+            }
+            if !watch.has_outputs() {
+                self.streams.watch_outputs(watch)?;
+            }
+            if let Ok(event) = timeout_at(deadline, watch.event()).await {
+                self.streams.note(&event?, watch)?;
             }
         }
         self.replace_streams().await.map(Some)
@@ -492,19 +491,18 @@ impl Shell {
     }
 
     /// Whether the shell still reads its input, and nothing else does, such as a `PROMPT_COMMAND`.
-    async fn answers(&mut self, events: &AsyncFd<Arc<OwnedFd>>) -> Result<bool, ShellError> {
+    async fn answers(&mut self, watch: &Watch) -> Result<bool, ShellError> {
         let nonce = nonce()?;
-        if rustix::io::write(&self.pipe, script::record_line(&self.places, &nonce).as_bytes()).is_err() {
+        if rustix::io::write(&self.pipe, script::record_line(&nonce).as_bytes()).is_err() {
             return Ok(false);
         }
         let deadline = Instant::now() + KILL_GRACE;
         loop {
-            self.streams.take_events()?;
             if self.streams.take_record(&nonce)?.is_some() {
                 return Ok(true);
             }
-            match timeout_at(deadline, events.readable()).await {
-                Ok(guard) => guard.map_err(ShellError::io("waiting for the shell"))?.clear_ready(),
+            match timeout_at(deadline, watch.event()).await {
+                Ok(event) => self.streams.note(&event?, watch)?,
                 Err(_) => return Ok(false),
             }
         }
@@ -536,6 +534,21 @@ async fn written(loan: Option<&Loan>) -> Vec<u8> {
     match loan {
         Some(loan) => loan.written().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Takes what the kernel passes on a bit later of what was written on the terminal, and gives it back.
+async fn take_rest(loan: Option<Loan>, output: &mut Collector) {
+    if loan.is_none() {
+        return;
+    }
+    // What goes on writing has no end.
+    let deadline = Instant::now() + TERMINAL_LIMIT;
+    while let Ok(more) = tokio::time::timeout(TERMINAL_GRACE, written(loan.as_ref())).await {
+        output.push(0, &more);
+        if Instant::now() >= deadline {
+            return;
+        }
     }
 }
 

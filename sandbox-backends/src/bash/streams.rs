@@ -1,13 +1,14 @@
 //! What the shell's current command writes: its two output fifos, and the records on the third.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::{self, Handle};
 
 use super::error::ShellError;
 use super::output::Collector;
@@ -21,16 +22,14 @@ const RECORD_TURN_BYTES: u64 = 16 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 /// Most bytes of unfinished records that are kept.
 const MAX_RECORD_BYTES: usize = 16 * 1024;
-/// The record fifo's number among the watched descriptors; the streams have 0 and 1.
-const RECORD: u64 = 2;
 
 /// The descriptors of the shell's current slot.
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// Watches them, edge-triggered: tokio keeps a fifo readable for ever once its last writer closed.
-    events: Arc<OwnedFd>,
     outputs: [OwnedFd; 2],
-    record: OwnedFd,
+    record: Arc<OwnedFd>,
+    /// The record's registration, for the next command that is polled by the same runtime.
+    registered: Option<Registered>,
     /// Which of the outputs may have something to read.
     ready: [bool; 2],
     record_ready: bool,
@@ -40,6 +39,29 @@ pub(super) struct Streams {
     records: Vec<u8>,
 }
 
+/// The record as a runtime watches it. The server has it open for reading and writing, so that it is never closed: tokio
+/// keeps a fifo readable for ever once its last writer closed.
+#[derive(Debug)]
+struct Registered {
+    runtime: runtime::Id,
+    record: AsyncFd<Arc<OwnedFd>>,
+}
+
+/// One command's wait for its streams: for the record alone at first, since most commands are over before anybody needs
+/// to look at what they wrote, and each write and each end of a stream would wake the server.
+#[derive(Debug)]
+pub(super) struct Watch {
+    registered: Registered,
+    /// Watches the outputs, edge-triggered.
+    outputs: Option<AsyncFd<OwnedFd>>,
+}
+
+/// What has happened.
+pub(super) enum Event {
+    Record,
+    Outputs,
+}
+
 /// What the shell reports after a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -47,75 +69,101 @@ pub(super) struct Record {
     pub(super) cwd: String,
 }
 
+impl Watch {
+    /// Whether the outputs are watched too.
+    pub(super) fn has_outputs(&self) -> bool {
+        self.outputs.is_some()
+    }
+
+    /// Waits until something has happened.
+    pub(super) async fn event(&self) -> Result<Event, ShellError> {
+        let outputs = async {
+            match &self.outputs {
+                Some(outputs) => outputs.readable().await.map(|mut guard| guard.clear_ready()),
+                None => std::future::pending().await,
+            }
+        };
+        let event = tokio::select! {
+            biased;
+            guard = self.registered.record.readable() => guard.map(|mut guard| { guard.clear_ready(); Event::Record }),
+            outputs = outputs => outputs.map(|()| Event::Outputs),
+        };
+        event.map_err(ShellError::io("waiting for the shell"))
+    }
+}
+
 impl Streams {
     pub(super) fn new(record: OwnedFd, outputs: [OwnedFd; 2]) -> Result<Self, ShellError> {
-        let events =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShellError::io("creating an epoll instance"))?;
-        let streams = Self {
-            events: Arc::new(events),
+        adopt(&record)?;
+        outputs.iter().try_for_each(adopt)?;
+        Ok(Self {
             outputs,
-            record,
+            record: Arc::new(record),
+            registered: None,
             ready: [false; 2],
             record_ready: false,
             closed: [false; 2],
             records: Vec::new(),
-        };
-        streams.watch(&streams.record, RECORD)?;
-        streams.watch_outputs()?;
-        Ok(streams)
+        })
     }
 
     /// Replaces the outputs; answers those there were.
     pub(super) fn replace(&mut self, outputs: [OwnedFd; 2]) -> Result<[OwnedFd; 2], ShellError> {
-        for output in &self.outputs {
-            epoll::delete(&*self.events, output).map_err(ShellError::io("watching the sandbox"))?;
-        }
-        let before = std::mem::replace(&mut self.outputs, outputs);
+        outputs.iter().try_for_each(adopt)?;
         (self.ready, self.closed) = ([false; 2], [false; 2]);
-        self.watch_outputs()?;
-        Ok(before)
+        Ok(std::mem::replace(&mut self.outputs, outputs))
     }
 
-    /// Registers them with the runtime that polls the caller.
-    pub(super) fn register(&self) -> Result<AsyncFd<Arc<OwnedFd>>, ShellError> {
-        register(self.events.clone(), Interest::READABLE).map_err(ShellError::io("registering with the runtime"))
-    }
-
-    fn watch_outputs(&self) -> Result<(), ShellError> {
-        for (number, output) in (0..).zip(&self.outputs) {
-            self.watch(output, number)?;
-        }
-        Ok(())
-    }
-
-    /// Begins to watch a fifo, and refuses anything else: with a single user id inside, the sandbox could have put
-    /// something else there.
-    fn watch(&self, fd: &impl AsFd, number: u64) -> Result<(), ShellError> {
-        let stat = rustix::fs::fstat(fd).map_err(ShellError::io("examining a fifo"))?;
-        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo() {
-            return Err(ShellError::Protocol("something that is no fifo in the place of one"));
-        }
-        rustix::io::ioctl_fionbio(fd, true).map_err(ShellError::io("configuring a fifo"))?;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&*self.events, fd, epoll::EventData::new_u64(number), flags)
-            .map_err(ShellError::io("watching the sandbox"))
-    }
-
-    /// Adds what has become ready.
-    pub(super) fn take_events(&mut self) -> Result<(), ShellError> {
-        let mut space = [MaybeUninit::<epoll::Event>::uninit(); 8];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Does not sleep, so no signal interrupts it.
-        let (events, _) =
-            epoll::wait(&*self.events, &mut space, Some(&now)).map_err(ShellError::io("waiting for the sandbox"))?;
-        for event in events {
-            match event.data.u64() {
-                0 => self.ready[0] = true,
-                1 => self.ready[1] = true,
-                _ => self.record_ready = true,
+    /// Begins to wait for the record, on the runtime that polls the caller.
+    pub(super) fn watch(&mut self) -> Result<Watch, ShellError> {
+        let runtime = Handle::current().id();
+        let registered = match self.registered.take() {
+            Some(registered) if registered.runtime == runtime => registered,
+            _ => {
+                let record = register(self.record.clone(), Interest::READABLE)
+                    .map_err(ShellError::io("registering with the runtime"))?;
+                Registered { runtime, record }
             }
+        };
+        Ok(Watch { registered, outputs: None })
+    }
+
+    /// Begins to wait for the outputs too.
+    pub(super) fn watch_outputs(&self, watch: &mut Watch) -> Result<(), ShellError> {
+        // Not by tokio itself: see `Registered`.
+        let events =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShellError::io("creating an epoll instance"))?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        for (number, output) in (0..).zip(&self.outputs) {
+            epoll::add(&events, output, epoll::EventData::new_u64(number), flags)
+                .map_err(ShellError::io("watching the sandbox"))?;
+        }
+        let events = register(events, Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
+        watch.outputs = Some(events);
+        Ok(())
+    }
+
+    /// Takes note of an event.
+    pub(super) fn note(&mut self, event: &Event, watch: &Watch) -> Result<(), ShellError> {
+        match (event, &watch.outputs) {
+            (Event::Outputs, Some(outputs)) => {
+                let mut space = [MaybeUninit::<epoll::Event>::uninit(); 4];
+                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+                // Does not sleep, so no signal interrupts it.
+                let (events, _) = epoll::wait(outputs.get_ref(), &mut space, Some(&now))
+                    .map_err(ShellError::io("waiting for the sandbox"))?;
+                for event in events {
+                    self.ready[usize::from(event.data.u64() != 0)] = true;
+                }
+            }
+            _ => self.record_ready = true,
         }
         Ok(())
+    }
+
+    /// Ends the wait.
+    pub(super) fn unwatch(&mut self, watch: Watch) {
+        self.registered = Some(watch.registered);
     }
 
     /// Whether something that is known to be there was not read yet.
@@ -164,9 +212,11 @@ impl Streams {
         let mut turn = 0;
         // Bounded, since a command may write nonsense here as fast as it likes.
         while self.record_ready && turn < RECORD_TURN_BYTES {
-            match rustix::io::read(&self.record, &mut space) {
-                Ok((bytes, _)) => {
+            match rustix::io::read(&*self.record, &mut space) {
+                Ok((bytes, left)) => {
                     turn += bytes.len() as u64;
+                    // What comes after a short read is a new event.
+                    self.record_ready = left.is_empty();
                     self.records.extend_from_slice(bytes);
                 }
                 Err(Errno::AGAIN) => self.record_ready = false,
@@ -185,6 +235,16 @@ impl Streams {
         }
         Ok(None)
     }
+}
+
+/// Makes a fifo non-blocking, and refuses anything else: with a single user id inside, the sandbox could have put
+/// something else there.
+fn adopt(fd: &OwnedFd) -> Result<(), ShellError> {
+    let stat = rustix::fs::fstat(fd).map_err(ShellError::io("examining a fifo"))?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo() {
+        return Err(ShellError::Protocol("something that is no fifo in the place of one"));
+    }
+    rustix::io::ioctl_fionbio(fd, true).map_err(ShellError::io("configuring a fifo"))
 }
 
 /// A record with this nonce. A command may have written something unfinished before it.

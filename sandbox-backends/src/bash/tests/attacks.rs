@@ -92,7 +92,7 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "28 descriptors of the server", wall: "close_range before every execution", open: &[(Tier::C, "/proc"), (Tier::D, "/proc")],
         code: "held(set(os.listdir('/proc/self/fd')) <= {'0', '1', '2', '3'}, os.listdir('/proc/self/fd'))" },
     Attack { name: "33 the protocol's files", wall: "owned by PID 1, another user", open: NEVER,
-        code: "c = CONTROL\nheld(MINE or (fails(lambda: os.listdir(c)) and all(fails(lambda f=f: open(c + '/' + f, 'w')) for f in ('q', 'p', 'x', 'c', 'v')) and fails(lambda: os.remove(c + '/r')) and fails(lambda: os.rename(c, c + '2'))))" },
+        code: "c = CONTROL\nheld(MINE or (fails(lambda: os.listdir(c)) and all(fails(lambda f=f: open(c + '/' + f, 'w')) for f in ('p', 'x', 'c', 'v')) and fails(lambda: os.remove(c + '/r')) and fails(lambda: os.rename(c, c + '2'))))" },
     Attack { name: "34 what the kernel says of the machine", wall: "not root; a mask", open: &[(Tier::C, "/proc"), (Tier::D, "/proc")],
         code: "symbols = open('/proc/kallsyms').read(4000)\nheld(open('/proc/cmdline').read() == '' and all(line.startswith('0000000000000000') for line in symbols.splitlines()[:-1]) and fails(lambda: open('/proc/kcore', 'rb').read(1)) and fails(lambda: open('/proc/kmsg').read(1)))" },
     Attack { name: "36 shared memory without end", wall: "ipc namespace; sized /dev/shm", open: NAMESPACES,

@@ -32,6 +32,9 @@ use serde_json::{json, value::RawValue};
 
 const SESSIONS: usize = 1000;
 
+/// A part of the table, by name; it is told how many rounds to do.
+type Part = (&'static str, fn(usize));
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.iter().any(|arg| arg == "--serve") {
@@ -40,7 +43,7 @@ fn main() {
     let rounds = args.iter().find_map(|arg| arg.parse::<usize>().ok()).unwrap_or(5);
     println!("| figure | p10 | median (min-max of {rounds} rounds) | goal |");
     println!("|---|---|---|---|");
-    let parts: [(&str, fn(usize)); 8] = [
+    let parts: [Part; 8] = [
         ("cold", cold),
         ("warm", warm),
         ("swerex", swerex),

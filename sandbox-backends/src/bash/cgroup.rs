@@ -14,6 +14,8 @@ use super::wire::Join;
 
 /// What a folder of ours is named before the process id and the start time of its server.
 const PREFIX: &str = "sandbox-";
+/// The group that the server moves itself to where it must leave its own.
+const OWN_GROUP: &str = "server";
 /// The period of the processor quota, in microseconds.
 const PERIOD_US: u64 = 100_000;
 /// How often, and after which pause, the removal of a group is tried: its last process is still being torn down.
@@ -206,13 +208,17 @@ impl Cgroup {
         stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok()).unwrap_or(0)
     }
 
-    /// Removes the group, whose processes have ended. Blocks for milliseconds.
+    /// Removes the group with what is left in it. Blocks for milliseconds.
     pub(super) fn remove(&self) -> io::Result<()> {
         for folder in &self.folders {
             let mut tries = 0;
             while let Err(error) = fs::remove_dir(folder) {
                 if error.kind() == io::ErrorKind::NotFound {
                     break;
+                }
+                if tries == 0 && self.version == Version::Two {
+                    // Whatever is left of a sandbox that has ended; the kernel may be too old.
+                    let _ = fs::write(folder.join("cgroup.kill"), "1");
                 }
                 tries += 1;
                 if error.raw_os_error() != Some(libc::EBUSY) || tries >= REMOVALS {
@@ -313,8 +319,17 @@ fn version_two(mounts: &str, own: &str, name: &str) -> Result<PathBuf, String> {
     let mut reason = format!(
         "the control group {group} has no memory and pids controllers; delegate them to the server (systemd: Delegate=yes)"
     );
-    for parent in [&own, &root] {
+    // Where an earlier one of this program's has moved the server out of the way.
+    let above = own.parent().filter(|parent| own.file_name() == Some(OWN_GROUP.as_ref()) && enabled(parent));
+    for parent in above.into_iter().chain([own.as_path(), root.as_path()]) {
         if !has(parent) {
+            continue;
+        }
+        if !is_writable(parent) {
+            reason = format!(
+                "the control group {group} cannot be written to; give the server one of its own (systemd: Delegate=yes), \
+                 or mount it writable"
+            );
             continue;
         }
         if enabled(parent) || delegate(parent).is_ok() {
@@ -326,6 +341,12 @@ fn version_two(mounts: &str, own: &str, name: &str) -> Result<PathBuf, String> {
         );
     }
     Err(reason)
+}
+
+/// Whether this process may make groups in this one.
+fn is_writable(group: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, group, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// Moves this process, if it is the only one, out of its group, which may then have groups with controllers.
@@ -341,7 +362,7 @@ fn delegate(parent: &Path) -> io::Result<()> {
     if inside.lines().any(|pid| pid != this) {
         return Err(io::ErrorKind::ResourceBusy.into());
     }
-    let own = parent.join("server");
+    let own = parent.join(OWN_GROUP);
     match fs::create_dir(&own) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::ShellError;
 use crate::address::is_public;
@@ -33,7 +33,7 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// How long a client may take to send its head, and a server to take the connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-/// How long a connection may be without traffic.
+/// How long a connection may be without traffic in either direction.
 const IDLE_LIMIT: Duration = Duration::from_mins(5);
 /// Bytes that are passed on at once.
 const COPY_BYTES: usize = 32 * 1024;
@@ -234,7 +234,7 @@ async fn serve(mut client: TcpStream, policy: Arc<Policy>) {
 }
 
 /// Reads the head of a request; nothing if the client leaves.
-async fn read_head(client: &mut TcpStream) -> Result<Option<Wanted>, Refusal> {
+async fn read_head(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Wanted>, Refusal> {
     let bad = |reason: &str| Refusal("400 Bad Request", reason.to_owned());
     let mut bytes = Vec::new();
     loop {
@@ -252,6 +252,8 @@ async fn read_head(client: &mut TcpStream) -> Result<Option<Wanted>, Refusal> {
                     .strip_prefix("http://")
                     .ok_or_else(|| bad("this is a proxy: CONNECT, or a URL with http://, was expected"))?;
                 let (name, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+                // A user's name and password are nobody's business here.
+                let name = name.rsplit_once('@').map_or(name, |(_, name)| name);
                 let (host, port) = authority(name, Some(80)).ok_or_else(|| bad("the URL names no server"))?;
                 let slash = if path.starts_with('/') { "" } else { "/" };
                 let mut head =
@@ -283,8 +285,6 @@ async fn read_head(client: &mut TcpStream) -> Result<Option<Wanted>, Refusal> {
 
 /// Host and port of an authority; names in lower case, without a final dot.
 fn authority(text: &str, default_port: Option<u16>) -> Option<(String, u16)> {
-    // A user's name and password are nobody's business here.
-    let text = text.rsplit_once('@').map_or(text, |(_, text)| text);
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
         _ => (text, default_port?),
@@ -342,21 +342,56 @@ async fn pass_on(mut client: TcpStream, mut server: TcpStream, wanted: Wanted, p
     let head = wanted.head.map_or(0, |head| head.len()) + wanted.rest.len();
     policy.take(head);
     let ((client_in, client_out), (server_in, server_out)) = (client.split(), server.split());
-    let (sent, received) = tokio::join!(copy(client_in, server_out, policy), copy(server_in, client_out, policy));
+    let traffic = Traffic::begin();
+    let (sent, received) =
+        tokio::join!(copy(client_in, server_out, policy, &traffic), copy(server_in, client_out, policy, &traffic));
     (sent + head as u64, received)
 }
 
+/// When bytes have passed last, in either direction.
+struct Traffic {
+    began: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Traffic {
+    fn begin() -> Self {
+        Self { began: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    fn passed(&self) {
+        let since = self.began.elapsed().as_millis();
+        self.last_ms.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When there has been none for too long.
+    fn limit(&self) -> Instant {
+        self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + IDLE_LIMIT
+    }
+}
+
 /// Passes bytes on in one direction.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, policy: &Policy) -> u64 {
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    policy: &Policy,
+    traffic: &Traffic,
+) -> u64 {
     let mut bytes = vec![0; COPY_BYTES];
     let mut total = 0;
-    while let Ok(Ok(length)) = timeout(IDLE_LIMIT, from.read(&mut bytes)).await {
-        if length == 0 || !policy.take(length) {
-            break;
-        }
+    loop {
+        let limit = traffic.limit();
+        let length = match timeout_at(limit, from.read(&mut bytes)).await {
+            Ok(Ok(length)) if length > 0 && policy.take(length) => length,
+            // The other direction was busy meanwhile.
+            Err(_) if traffic.limit() > limit => continue,
+            _ => break,
+        };
+        traffic.passed();
         if !matches!(timeout(IDLE_LIMIT, to.write_all(&bytes[..length])).await, Ok(Ok(()))) {
             break;
         }
+        traffic.passed();
         total += length as u64;
     }
     let _ = to.shutdown().await;
@@ -447,10 +482,48 @@ mod tests {
     fn authorities() {
         assert_eq!(authority("A.b.:443", None), Some(("a.b".into(), 443)));
         assert_eq!(authority("[::1]:80", None), Some(("::1".into(), 80)));
-        assert_eq!(authority("u:p@host", Some(80)), Some(("host".into(), 80)));
         for text in ["", ":80", "host:0", "host:x"] {
             assert_eq!(authority(text, Some(80)), None, "{text}");
         }
         assert_eq!(authority("host", None), None);
+    }
+    #[tokio::test]
+    async fn what_the_server_is_told_names_no_user() {
+        let request =
+            b"GET http://me:secret@a.com:81/x HTTP/1.1\r\nHost: b\r\nProxy-Authorization: c\r\nAccept: d\r\n\r\nrest";
+        let Ok(Some(wanted)) = read_head(&mut request.as_slice()).await else { panic!("a request") };
+        let head = String::from_utf8(wanted.head.unwrap()).unwrap();
+        assert_eq!(head, "GET /x HTTP/1.1\r\nHost: a.com:81\r\nConnection: close\r\nAccept: d\r\n\r\n");
+        assert_eq!((wanted.host.as_str(), wanted.port, wanted.rest.as_slice()), ("a.com", 81, b"rest".as_slice()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_when_both_directions_are() {
+        let policy = Policy {
+            rules: Vec::new(),
+            left: AtomicU64::new(u64::MAX),
+            connections: Semaphore::new(1),
+            label: String::new(),
+        };
+        let ((_silent, client), (mut server, from_server)) = (tokio::io::duplex(64), tokio::io::duplex(64));
+        let traffic = Traffic::begin();
+        let began = Instant::now();
+        let (mut closed, to_server) = tokio::io::duplex(64);
+        let sending = async {
+            for _ in 0..4 {
+                tokio::time::sleep(IDLE_LIMIT - Duration::from_secs(1)).await;
+                server.write_all(b"x").await.unwrap();
+            }
+            // The silent direction is open as long as the other is used.
+            assert_eq!(closed.read(&mut [0]).await.unwrap(), 0);
+            began.elapsed()
+        };
+        let (sent, received, closed_after) = tokio::join!(
+            copy(client, to_server, &policy, &traffic),
+            copy(from_server, tokio::io::sink(), &policy, &traffic),
+            sending
+        );
+        assert_eq!((sent, received), (0, 4));
+        assert_eq!(closed_after.as_secs(), (4 * (IDLE_LIMIT - Duration::from_secs(1)) + IDLE_LIMIT).as_secs());
     }
 }

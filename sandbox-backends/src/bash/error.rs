@@ -109,6 +109,9 @@ pub(super) enum ShellError {
     /// The kernel refused a step of the isolation; no shell was started at a lower level instead.
     #[error("the sandbox could not be isolated: {step} failed: {source}{}", hint(*.step, .source))]
     Isolation { step: Step, source: io::Error },
+    /// Neither with namespaces nor without them.
+    #[error("{namespaces}; and without namespaces: {without}")]
+    NoTier { namespaces: Box<Self>, without: Box<Self> },
     /// The zygote or a sandbox did not answer in time.
     #[error("{who} did not answer within {} ms", limit.as_millis())]
     Silent { who: &'static str, limit: Duration },
@@ -140,9 +143,10 @@ impl From<ShellError> for ToolError {
         let code = match &error {
             ShellError::Invalid { .. } => ErrorCode::INVALID_INPUT,
             ShellError::Full { .. } => ErrorCode::RESOURCE_EXHAUSTED,
-            ShellError::Isolation { .. } | ShellError::Spawn(_) | ShellError::Silent { .. } => {
-                ErrorCode::DEPENDENCY_FAILURE
-            }
+            ShellError::Isolation { .. }
+            | ShellError::NoTier { .. }
+            | ShellError::Spawn(_)
+            | ShellError::Silent { .. } => ErrorCode::DEPENDENCY_FAILURE,
             _ => ErrorCode::EXECUTION_ERROR,
         };
         Self::new(code, error.to_string())
@@ -156,10 +160,14 @@ fn hint(step: Step, error: &io::Error) -> &'static str {
         // Where AppArmor restricts them, the namespaces are there, and what is done in them is refused.
         Step::Namespaces | Step::Propagation if refused => {
             "; this host refuses user namespaces: raise sysctl user.max_user_namespaces, permit this program in AppArmor \
-             (on Ubuntu 24.04 kernel.apparmor_restrict_unprivileged_userns), or, in a container, in its seccomp profile"
+             (on Ubuntu 24.04 kernel.apparmor_restrict_unprivileged_userns), or, in a container, in its seccomp profile; \
+             in a chroot there are none"
         }
         Step::IdMap if refused => {
             "; a server that runs as root in a container needs user ids beyond 0 there: map more, or run it as another user"
+        }
+        Step::Landlock if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            "; that needs landlock of version 6 (Linux 6.12), enabled at boot"
         }
         _ => "",
     }

@@ -51,6 +51,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
         read_only_paths: config.read_only_paths.clone(),
     };
     let (mut groups, mut groups_refused) = cgroups();
+    let mut no_namespaces = None;
     loop {
         let pool = Pool::new(Nursery::new(setup.clone(), groups.take()), config.clone());
         let error = match pool.make(config.memory_mib).await {
@@ -86,7 +87,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
         let ShellError::Isolation { step, source } = &error else { return Err(error) };
         if !is_refusal(source) {
             // A fault, which a lower tier would only hide.
-            return Err(error);
+            return Err(neither(no_namespaces, error));
         }
         match step {
             Step::Cgroup if groups_refused.is_none() => groups_refused = Some(error.to_string()),
@@ -127,12 +128,21 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
                              kernel.apparmor_restrict_unprivileged_userns; in a container its seccomp profile and \
                              CAP_SYS_ADMIN)",
                 });
+                no_namespaces = Some(error);
             }
-            _ => return Err(error),
+            _ => return Err(neither(no_namespaces, error)),
         }
         if groups_refused.is_none() {
             (groups, groups_refused) = cgroups();
         }
+    }
+}
+
+/// Names both reasons where there are two.
+fn neither(namespaces: Option<ShellError>, error: ShellError) -> ShellError {
+    match namespaces {
+        Some(namespaces) => ShellError::NoTier { namespaces: Box::new(namespaces), without: Box::new(error) },
+        None => error,
     }
 }
 

@@ -15,6 +15,9 @@ mod zygote;
 
 use std::fs;
 
+#[cfg(test)]
+pub(super) use syscalls::landlock_version;
+
 /// `argv[0]` that makes this program the zygote.
 pub(super) const ZYGOTE: &str = "sandbox-zygote";
 

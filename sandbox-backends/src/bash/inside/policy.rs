@@ -79,7 +79,8 @@ fn set_rules(setup: &Setup, places: &Places) -> Result<(), RulesetError> {
         allow("/", read)?;
         allow("/dev/pts", device)?;
         allow("/dev/shm", all)?;
-        // What a process may write here is decided by its owner; `/proc/sys` and the like belong to the host's root.
+        // What a process may write here is decided by its owner; where `/proc/sys` and the like could be its own, a mount
+        // makes them read-only.
         allow("/proc", read | AccessFs::WriteFile)?;
     } else {
         for folder in SYSTEM_FOLDERS {

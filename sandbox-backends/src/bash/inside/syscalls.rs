@@ -181,7 +181,7 @@ pub(super) fn own_cgroup_namespace() -> io::Result<()> {
 
 /// The version of landlock that the kernel has; 0 for none.
 #[expect(unsafe_code, reason = "the landlock crate does not tell")]
-pub(super) fn landlock_version() -> libc::c_long {
+pub(in super::super) fn landlock_version() -> libc::c_long {
     /// `LANDLOCK_CREATE_RULESET_VERSION`.
     const VERSION: libc::c_ulong = 1;
     // SAFETY: with this flag the call takes no structure and answers a number.

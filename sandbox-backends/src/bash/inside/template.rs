@@ -100,6 +100,13 @@ pub(super) fn complete(setup: &Setup, spec: &Spec) -> Result<(), Failure> {
         mount("proc", "/proc", "proc", safe | MountFlags::NOEXEC, None::<&CStr>).during(Step::Proc)?;
         // The host's kernel command line is nobody's business here.
         bind("/dev/null", "/proc/cmdline", libc::MOUNT_ATTR_NOSUID).during(Step::Proc)?;
+        if !setup.own_ids {
+            // Who is the host's root in a user namespace may write here by its mere id.
+            let settings = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+            for path in settings.into_iter().filter(|path| Path::new(path).exists()) {
+                bind(path, path, READ_ONLY).during(Step::Proc)?;
+            }
+        }
     } else {
         cover("/proc").during(Step::Proc)?;
     }

@@ -13,6 +13,7 @@ mod walls;
 use super::command::{RunOutcome, RunRequest};
 use super::config::{BashConfig, Tier};
 use super::error::ShellError;
+use super::inside::landlock_version;
 use super::pool::{Made, Pool};
 use super::tier;
 

@@ -28,6 +28,10 @@ bench *ARGS:
     cargo bench -p sandbox-tests --bench bytes
     cargo bench -p sandbox-tests --bench bash
 
+# Try the shell's sandbox on a host with control groups of version 2 only, in a virtual machine.
+cgroup2 *FILTER:
+    scripts/cgroup2 {{FILTER}}
+
 # Build and open the documentation.
 docs:
     cargo doc --workspace --no-deps --open

@@ -118,7 +118,16 @@ impl Pool {
             }
             return Ok(made);
         }
-        self.make(memory_mib).await
+        match self.make(memory_mib).await {
+            // Those that are ready may hold the last places.
+            Err(ShellError::Full { limit }) => {
+                let mut spare = self.ready(!fits).ok_or(ShellError::Full { limit })?;
+                spare.sandbox.close().await?;
+                drop(spare);
+                self.make(memory_mib).await
+            }
+            made => made,
+        }
     }
 
     /// One of those that are ready, if such a one is wanted.
@@ -213,5 +222,29 @@ impl Pool {
     #[cfg(test)]
     pub(super) async fn zygote_id(&self) -> u32 {
         self.nursery.zygote().await.unwrap().id()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox_runtime::prelude::CancellationToken;
+
+    use super::super::command::RunRequest;
+    use super::super::tier;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_spare_sandbox_gives_its_place_to_one_with_another_limit() {
+        let config = BashConfig { max_sessions: 1, ..BashConfig::default() };
+        let (found, _) = tier::find(&config).await.unwrap();
+        // Without control groups a limit cannot be changed later.
+        let pool = Pool::new(Nursery::new(found.nursery.setup.clone(), None), config.clone());
+        let spare = pool.make(config.memory_mib).await.unwrap();
+        pool.idle.lock().unwrap().push_back(spare);
+        let mut made = pool.take(Some(700)).await.unwrap();
+        let outcome = made.shell.run(RunRequest::small("ulimit -v"), &CancellationToken::new()).await.unwrap();
+        assert_eq!(outcome.stdout.text, "716800\n");
+        assert!(matches!(pool.take(Some(700)).await, Err(ShellError::Full { limit: 1 })));
+        made.sandbox.close().await.unwrap();
     }
 }

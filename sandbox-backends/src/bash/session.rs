@@ -159,13 +159,16 @@ impl Shell {
         if cancel.is_cancelled() {
             return Ok(self.never_run());
         }
-        let mut restarts = self.recover().await?;
         let lines = script::run_lines(&self.places, self.slot, &nonce, &wishes);
+        // Before anything else happens, which an answer would have to tell.
         if lines.len() > MAX_LINE_BYTES {
             let reason =
                 format!("variables and folder take {} bytes, at most {MAX_LINE_BYTES} are accepted", lines.len());
             return Err(ShellError::Invalid { option: "env", reason });
         }
+        let mut restarts = self.recover().await?;
+        let lines =
+            if restarts.restarted { script::run_lines(&self.places, self.slot, &nonce, &wishes) } else { lines };
         replace(&self.command, command)?;
         if let Some(stdin) = stdin {
             replace(&self.input, stdin)?;

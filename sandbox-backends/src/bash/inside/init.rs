@@ -1,6 +1,6 @@
 //! PID 1 of a sandbox: completes the construction, obeys the server, reaps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, Permissions};
@@ -26,6 +26,8 @@ use super::template::{During, Failure, complete, root};
 
 /// Jobs whose sessions are remembered.
 const MAX_SESSIONS: usize = 1024;
+/// Jobs that may be prepared and not started yet; more of them were given up.
+const MAX_PREPARED: usize = 16;
 /// Where the egress proxy listens inside.
 const EGRESS_PORT: u16 = 3128;
 
@@ -41,6 +43,8 @@ pub(super) struct Init<'a> {
     shell: Option<Pid>,
     /// The shell's terminal.
     terminal: Option<Terminal>,
+    /// Jobs whose files were made, and which were not started yet; some never are, as when their call is cancelled.
+    prepared: VecDeque<u32>,
     jobs: HashMap<Pid, u32>,
     /// The session that each job has led, the latest of them.
     sessions: BTreeMap<u32, Pid>,
@@ -97,6 +101,7 @@ impl<'a> Init<'a> {
             children,
             shell: None,
             terminal: None,
+            prepared: VecDeque::new(),
             jobs: HashMap::new(),
             sessions: BTreeMap::new(),
         };
@@ -183,6 +188,12 @@ impl<'a> Init<'a> {
                 Err(error) => self.report(&Report::Failed((Step::ControlFiles, error).into()), &[]),
             },
             Order::JobFiles(number) => {
+                self.prepared.push_back(number);
+                if self.prepared.len() > MAX_PREPARED
+                    && let Some(oldest) = self.prepared.pop_front()
+                {
+                    self.remove_job_files(oldest);
+                }
                 let made = self.shell_file(&script::job_state(number));
                 let record = made.and_then(|()| self.fifo(&script::job_record(number), OFlags::RDWR));
                 match record.and_then(|record| Ok((self.file(&script::job_command(number))?, record))) {
@@ -298,6 +309,7 @@ impl<'a> Init<'a> {
                 (start([&input, &out, &err], None)?, vec![writer, out_reader, err_reader])
             }
         };
+        self.prepared.retain(|prepared| *prepared != number);
         self.jobs.insert(pid, number);
         self.sessions.insert(number, pid);
         if self.sessions.len() > MAX_SESSIONS {

@@ -113,6 +113,21 @@ async fn hold_a_shell(marker: &str) {
     sh(&mut shell, "sleep 300").await;
 }
 
+#[tokio::test]
+async fn jobs_that_never_begin_leave_no_files() {
+    let mut made = start().await;
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    // Three files each, of which there can be a thousand.
+    for _ in 0..400 {
+        assert!(made.shell.start_job(request("true", LONG), &cancelled).await.is_err());
+    }
+    assert_eq!(stdout(&mut made, "echo still here").await, "still here\n");
+    let (job, restarts) = made.shell.start_job(request("echo job", LONG), &CancellationToken::new()).await.unwrap();
+    assert!(job.ended(LONG).await.is_some() && !restarts.restarted);
+    made.sandbox.close().await.unwrap();
+}
+
 #[test]
 fn a_refusal_of_user_namespaces_is_named() {
     if std::env::var_os(PART).is_some() {

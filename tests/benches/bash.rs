@@ -8,6 +8,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::fs::FileExt as _,
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -184,6 +185,7 @@ fn cold(rounds: usize) {
 struct Bare {
     bash: std::process::Child,
     folder: std::path::PathBuf,
+    command: File,
     fifos: [File; 3],
 }
 
@@ -196,17 +198,20 @@ impl Bare {
             assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
             OpenOptions::new().read(true).write(true).open(path).unwrap()
         });
-        std::fs::write(folder.join("c"), "echo hi").unwrap();
-        let bash = Command::new("/bin/bash")
-            .args(["--norc", "--noprofile", "--noediting", "-i"])
+        let command = File::create(folder.join("c")).unwrap();
+        // Away from the terminal that this program may have.
+        let bash = Command::new("setsid")
+            .args(["/bin/bash", "--norc", "--noprofile", "--noediting", "-i"])
             .current_dir(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut bare = Self { bash, folder, fifos };
-        bare.tell("set +o history +H; _report() { \\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"$PWD\" >|r; }\n");
+        let mut bare = Self { bash, folder, command, fifos };
+        std::fs::write(bare.folder.join("q"), "\\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"${PWD-}\" >|r\n")
+            .unwrap();
+        bare.tell("set +o history +H\n");
         bare
     }
 
@@ -215,7 +220,9 @@ impl Bare {
     }
 
     fn echo(&mut self) {
-        self.tell("\\. ./c </dev/null >|o 2>|e\n\\_report 0123456789abcdef\n");
+        self.command.set_len(0).unwrap();
+        self.command.write_all_at(b"echo hi", 0).unwrap();
+        self.tell("\\. ./c </dev/null >|o 2>|e\n\\. ./q 0123456789abcdef\n");
         let mut record = [0; 256];
         assert!(self.fifos[2].read(&mut record).unwrap() > 0);
         self.fifos[0].read_exact(&mut [0; 3]).unwrap();

@@ -316,31 +316,39 @@ fn version_two(mounts: &str, own: &str, name: &str) -> Result<PathBuf, String> {
         let enabled = fs::read_to_string(of.join("cgroup.subtree_control")).unwrap_or_default();
         ["memory", "pids"].iter().all(|name| enabled.split_whitespace().any(|c| c == *name))
     };
-    let mut reason = format!(
-        "the control group {group} has no memory and pids controllers; delegate them to the server (systemd: Delegate=yes)"
-    );
-    // Where an earlier one of this program's has moved the server out of the way.
-    let above = own.parent().filter(|parent| own.file_name() == Some(OWN_GROUP.as_ref()) && enabled(parent));
+    // Of the first place that has the controllers.
+    let mut reason = None;
+    // Where an earlier one of this program's, or systemd (`DelegateSubgroup=server`), has put the server out of the way.
+    let above = own.parent().filter(|_| own.file_name() == Some(OWN_GROUP.as_ref()));
     for parent in above.into_iter().chain([own.as_path(), root.as_path()]) {
         if !has(parent) {
             continue;
         }
         if !is_writable(parent) {
-            reason = format!(
-                "the control group {group} cannot be written to; give the server one of its own (systemd: Delegate=yes), \
-                 or mount it writable"
-            );
+            reason.get_or_insert_with(|| {
+                format!(
+                    "the control group {group} cannot be written to; give the server one of its own (systemd: \
+                     Delegate=yes), or mount it writable"
+                )
+            });
             continue;
         }
         if enabled(parent) || delegate(parent).is_ok() {
             return Ok(parent.join(name));
         }
-        reason = format!(
-            "the control group {group} cannot have groups of its own; give the server one (systemd: Delegate=yes, \
-             DelegateSubgroup=server)"
-        );
+        reason.get_or_insert_with(|| {
+            format!(
+                "other processes than the server are in the control group {group}, which cannot have groups of its own \
+                 then; give the server one for itself (systemd: Delegate=yes, DelegateSubgroup=server)"
+            )
+        });
     }
-    Err(reason)
+    Err(reason.unwrap_or_else(|| {
+        format!(
+            "the control group {group} has no memory and pids controllers; delegate them to the server (systemd: \
+             Delegate=yes)"
+        )
+    }))
 }
 
 /// Whether this process may make groups in this one.

@@ -19,8 +19,8 @@ pub(super) const RECORD: &str = "r";
 pub(super) const SAVED: &str = "s";
 /// The state that the next shell begins with.
 pub(super) const KEPT: &str = "k";
-/// The function that reports the end of a command: a file would be read for each.
-const REPORTER: &str = "_sandbox_report";
+/// Reports the end of a command.
+const REPORTER: &str = "q";
 /// Prepares a new shell.
 const PRELUDE: &str = "p";
 /// Writes the state of the shell to the file that is its argument.
@@ -50,18 +50,21 @@ pub(super) fn job_state(number: u32) -> String {
 }
 
 /// The files that never change, by name.
-pub(super) fn constant(places: &Places) -> [(&'static str, String); 2] {
+pub(super) fn constant(places: &Places) -> [(&'static str, String); 3] {
     let control = places.control_folder();
     let record = places.control(RECORD);
     [
+        (
+            REPORTER,
+            // The nonce is the argument of `.`; `$?` is that of what ran before.
+            format!("\\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"${{PWD-}}\" >|{record}\n"),
+        ),
         (
             PRELUDE,
             // History off keeps the protocol's lines out of a file, and exclamation marks literal. What a shell that
             // ended has saved comes back, but for `errexit`, which may have ended it.
             format!(
                 "\\builtin set +o history +H; \\builtin unset HISTFILE\n\
-                 {REPORTER}() {{ \\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"${{PWD-}}\" >|{record}; }}\n\
-                 \\builtin readonly -f {REPORTER}\n\
                  \\builtin trap '\\. {control}/{SAVER} {control}/{SAVED}' EXIT\n\
                  \\. {control}/{VARIABLES}\n\
                  if [[ -e {control}/{KEPT} ]]; then \\. {control}/{KEPT} >/dev/null 2>&1; \\builtin set +e; fi\n"
@@ -118,19 +121,19 @@ pub(super) fn run_lines(places: &Places, slot_number: u32, nonce: &str, wishes: 
         (false, true) => writeln!(lines, "\\. {command} <{} >|{out} 2>|{err}", places.control(INPUT)),
         (false, false) => writeln!(lines, "\\. {command} </dev/null >|{out} 2>|{err}"),
     };
-    lines.push_str(&record_line(nonce));
+    lines.push_str(&record_line(places, nonce));
     lines
 }
 
 /// The line that makes the shell report.
-pub(super) fn record_line(nonce: &str) -> String {
-    format!("\\{REPORTER} {nonce}\n")
+pub(super) fn record_line(places: &Places, nonce: &str) -> String {
+    format!("\\. {} {nonce}\n", places.control(REPORTER))
 }
 
 /// The lines that write the shell's state for a job, and report.
 pub(super) fn state_lines(places: &Places, number: u32, nonce: &str) -> String {
     let (saver, state) = (places.control(SAVER), places.control(&job_state(number)));
-    format!("\\. {saver} {state}\n{}", record_line(nonce))
+    format!("\\. {saver} {state}\n{}", record_line(places, nonce))
 }
 
 /// The argument of `bash -c` for a job.

@@ -188,6 +188,13 @@ impl Shell {
         let command = check_text("command", request.command, MAX_COMMAND_BYTES)?;
         let stdin = request.stdin.map(|stdin| check_size("stdin", stdin, MAX_INPUT_BYTES)).transpose()?;
         self.jobs.admit()?;
+        let cancelled = || ShellError::Invalid {
+            option: "background",
+            reason: "the call was cancelled before the job began".into(),
+        };
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
         let number = self.jobs.next_number();
         let [file, _record] = self.link.order(&Order::JobFiles(number)).await?;
         let mut text = String::new();
@@ -207,10 +214,7 @@ impl Shell {
         let saved = self.run_once(RunRequest::small(""), cancel, &nonce, &lines, &mut restarts).await?;
         self.idle = true;
         if saved.cancelled || saved.timed_out {
-            return Err(ShellError::Invalid {
-                option: "background",
-                reason: "the call was cancelled before the job began".into(),
-            });
+            return Err(cancelled());
         }
         let line = script::job_line(&self.places, number);
         let order = Order::Job { number, line, terminal: request.terminal };
@@ -320,13 +324,14 @@ impl Shell {
                 self.escalate(&mut ladder, nonce)?;
                 continue;
             }
-            if self.streams.has_more() {
-                // There is more to read, but a flood of output must not keep the thread.
-                tokio::task::yield_now().await;
-                continue;
-            }
             if now >= quick && !watch.has_outputs() {
                 self.streams.watch_outputs(&mut watch)?;
+            }
+            if self.streams.has_more() {
+                // There is more to read, but a flood of output must not keep the thread, nor hide the record.
+                tokio::task::yield_now().await;
+                self.streams.suppose_ready(&watch);
+                continue;
             }
             let limit = if watch.has_outputs() { ladder.limit() } else { quick.min(ladder.limit()) };
             tokio::select! {
@@ -427,7 +432,7 @@ impl Shell {
             Stage::Interrupted => {
                 // An interrupt that came just after the command made the shell throw away the line for the record. A
                 // second record is nobody's: the nonce is that of this command.
-                let _ = rustix::io::write(&self.pipe, script::record_line(nonce).as_bytes());
+                let _ = rustix::io::write(&self.pipe, script::record_line(&self.places, nonce).as_bytes());
             }
             Stage::AskedAgain => kill(Target::Foreground),
             Stage::Killed => kill(Target::Descendants),
@@ -496,7 +501,7 @@ impl Shell {
     /// Whether the shell still reads its input, and nothing else does, such as a `PROMPT_COMMAND`.
     async fn answers(&mut self, watch: &Watch) -> Result<bool, ShellError> {
         let nonce = nonce()?;
-        if rustix::io::write(&self.pipe, script::record_line(&nonce).as_bytes()).is_err() {
+        if rustix::io::write(&self.pipe, script::record_line(&self.places, &nonce).as_bytes()).is_err() {
             return Ok(false);
         }
         let deadline = Instant::now() + KILL_GRACE;

@@ -39,7 +39,8 @@ pub(super) struct Streams {
     records: Vec<u8>,
 }
 
-/// The record as a runtime watches it. The server has it open for reading and writing, so that it is never closed: tokio
+/// The record as a runtime watches it; ids of runtimes are not used twice in practice, and where one is, the session ends
+/// with an error. The server has it open for reading and writing, so that it is never closed: tokio
 /// keeps a fifo readable for ever once its last writer closed.
 #[derive(Debug)]
 struct Registered {
@@ -161,6 +162,14 @@ impl Streams {
         Ok(())
     }
 
+    /// Takes everything that is watched for ready.
+    pub(super) fn suppose_ready(&mut self, watch: &Watch) {
+        self.record_ready = true;
+        if watch.has_outputs() {
+            self.ready = [true; 2];
+        }
+    }
+
     /// Ends the wait.
     pub(super) fn unwatch(&mut self, watch: Watch) {
         self.registered = Some(watch.registered);
@@ -209,14 +218,13 @@ impl Streams {
     /// Reads records until the one with this nonce.
     pub(super) fn take_record(&mut self, nonce: &str) -> Result<Option<Record>, ShellError> {
         let mut space = [MaybeUninit::uninit(); 4096];
-        let mut turn = 0;
+        let (mut turn, mut short) = (0, false);
         // Bounded, since a command may write nonsense here as fast as it likes.
         while self.record_ready && turn < RECORD_TURN_BYTES {
             match rustix::io::read(&*self.record, &mut space) {
                 Ok((bytes, left)) => {
                     turn += bytes.len() as u64;
-                    // What comes after a short read is a new event.
-                    self.record_ready = left.is_empty();
+                    short = !left.is_empty();
                     self.records.extend_from_slice(bytes);
                 }
                 Err(Errno::AGAIN) => self.record_ready = false,
@@ -226,6 +234,8 @@ impl Streams {
             while let Some(end) = self.records.iter().position(|byte| *byte == 0) {
                 let record: Vec<u8> = self.records.drain(..=end).collect();
                 if let Some(record) = parse(&record[..end], nonce) {
+                    // Mostly all there is. If not, what is left is nobody's, and the next record makes a new event.
+                    self.record_ready = !short;
                     return Ok(Some(record));
                 }
             }

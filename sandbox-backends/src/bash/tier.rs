@@ -84,7 +84,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
             Err(error) => error,
         };
         drop(pool);
-        let ShellError::Isolation { step, source } = &error else { return Err(error) };
+        let ShellError::Isolation { step, source } = &error else { return Err(neither(no_namespaces, error)) };
         if !is_refusal(source) {
             // A fault, which a lower tier would only hide.
             return Err(neither(no_namespaces, error));

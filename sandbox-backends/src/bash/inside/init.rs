@@ -22,7 +22,7 @@ use super::super::wire::{self, Order, Refusal, Report, Setup, Spec, Target};
 use super::policy;
 use super::shell::{Identity, Program, Terminal};
 use super::syscalls::{child_events, exit, heed_children, own_cgroup_namespace, raise_loopback};
-use super::template::{During, Failure, complete, root};
+use super::template::{During, Failure, complete, root, seal_settings};
 
 /// Jobs whose sessions are remembered.
 const MAX_SESSIONS: usize = 1024;
@@ -82,6 +82,7 @@ impl<'a> Init<'a> {
             own_cgroup_namespace().during(Step::Namespaces)?;
             complete(setup, &spec)?;
             limit_kernel_objects();
+            seal_settings(setup)?;
             rustix::system::sethostname(b"sandbox").during(Step::HostName)?;
             raise_loopback().during(Step::Loopback)?;
         } else {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
-    open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount, move_mount, open_tree, unmount,
 };
 
 use super::super::error::Step;
@@ -100,13 +100,6 @@ pub(super) fn complete(setup: &Setup, spec: &Spec) -> Result<(), Failure> {
         mount("proc", "/proc", "proc", safe | MountFlags::NOEXEC, None::<&CStr>).during(Step::Proc)?;
         // The host's kernel command line is nobody's business here.
         bind("/dev/null", "/proc/cmdline", libc::MOUNT_ATTR_NOSUID).during(Step::Proc)?;
-        if !setup.own_ids {
-            // Who is the host's root in a user namespace may write here by its mere id.
-            let settings = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
-            for path in settings.into_iter().filter(|path| Path::new(path).exists()) {
-                bind(path, path, READ_ONLY).during(Step::Proc)?;
-            }
-        }
     } else {
         cover("/proc").during(Step::Proc)?;
     }
@@ -135,6 +128,22 @@ pub(super) fn complete(setup: &Setup, spec: &Spec) -> Result<(), Failure> {
     }
     mount("tmpfs", "/.sbx", "tmpfs", safe | MountFlags::NOEXEC, c"mode=0711,size=40m,nr_inodes=1024")
         .during(Step::ControlFiles)
+}
+
+/// Makes the kernel's settings read-only where sandboxes share the server's user id: who is the host's root in a user
+/// namespace may write them by its mere id.
+pub(super) fn seal_settings(setup: &Setup) -> Result<(), Failure> {
+    if setup.own_ids || !setup.proc {
+        return Ok(());
+    }
+    let settings = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+    for path in settings.into_iter().filter(|path| Path::new(path).exists()) {
+        // Not by a tree of its own, which is a mount namespace, and of those no more are permitted by now.
+        mount_bind(path, path).during(Step::Proc)?;
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount_remount(path, flags, c"").during(Step::Proc)?;
+    }
+    Ok(())
 }
 
 /// An empty folder that nobody can write to, over whatever is there.

@@ -51,6 +51,8 @@ const ATTACKS: &[Attack] = &[
         code: "held(len([p for p in os.listdir('/proc') if p.isdigit()]) < 12)" },
     Attack { name: "6 writing kernel settings", wall: "user namespace; landlock", open: NEVER,
         code: "held(all(fails(lambda f=f: open(f, 'w').write('x')) for f in ('/proc/sys/kernel/core_pattern', '/proc/sysrq-trigger', '/proc/sys/kernel/modprobe', '/proc/sys/vm/overcommit_memory')))" },
+    Attack { name: "6 more kernel objects than the sandbox may have", wall: "limits of its user namespace", open: &[(Tier::C, "/proc"), (Tier::D, "/proc")],
+        code: "held(all(int(open('/proc/sys/user/max_' + name).read()) == limit for name, limit in (('user_namespaces', 0), ('net_namespaces', 0), ('inotify_instances', 64))))" },
     Attack { name: "7 /sys", wall: "not mounted; landlock", open: NEVER,
         code: "held(fails(lambda: os.listdir('/sys/kernel')) and fails(lambda: open('/sys/kernel/uevent_helper', 'w')))" },
     Attack { name: "8 tracing and reading other processes", wall: "system call filter", open: NEVER,
@@ -92,7 +94,7 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "28 descriptors of the server", wall: "close_range before every execution", open: &[(Tier::C, "/proc"), (Tier::D, "/proc")],
         code: "held(set(os.listdir('/proc/self/fd')) <= {'0', '1', '2', '3'}, os.listdir('/proc/self/fd'))" },
     Attack { name: "33 the protocol's files", wall: "owned by PID 1, another user", open: NEVER,
-        code: "c = CONTROL\nheld(MINE or (fails(lambda: os.listdir(c)) and all(fails(lambda f=f: open(c + '/' + f, 'w')) for f in ('p', 'x', 'c', 'v')) and fails(lambda: os.remove(c + '/r')) and fails(lambda: os.rename(c, c + '2'))))" },
+        code: "c = CONTROL\nheld(MINE or (fails(lambda: os.listdir(c)) and all(fails(lambda f=f: open(c + '/' + f, 'w')) for f in ('q', 'p', 'x', 'c', 'v')) and fails(lambda: os.remove(c + '/r')) and fails(lambda: os.rename(c, c + '2'))))" },
     Attack { name: "34 what the kernel says of the machine", wall: "not root; a mask", open: &[(Tier::C, "/proc"), (Tier::D, "/proc")],
         code: "symbols = open('/proc/kallsyms').read(4000)\nheld(open('/proc/cmdline').read() == '' and all(line.startswith('0000000000000000') for line in symbols.splitlines()[:-1]) and fails(lambda: open('/proc/kcore', 'rb').read(1)) and fails(lambda: open('/proc/kmsg').read(1)))" },
     Attack { name: "36 shared memory without end", wall: "ipc namespace; sized /dev/shm", open: NAMESPACES,
@@ -275,6 +277,19 @@ async fn floods_do_not_take_the_session() {
     // The records and the terminal, full of nonsense.
     let noise = "(yes > /.sbx/r) & n=$!; (yes > /dev/tty) & m=$!; sleep 0.3; kill $n $m; echo through";
     assert!(sh(&mut shell, noise).await.stdout.text.contains("through"));
+    // The record comes through a flood of output, and output through a flood of records.
+    let began = Instant::now();
+    let flooded = sh(&mut shell, "yes & sleep 0.1; echo done").await;
+    assert!(flooded.job.is_some() && flooded.exit_code == 0, "{flooded:?}");
+    let large =
+        "yes > /.sbx/r & y=$!; head -c 1000000 /dev/zero | tr '\\0' x | wc -c; head -c 1000000 /dev/zero; kill $y";
+    assert_eq!(sh(&mut shell, large).await.stdout.total_bytes, 1_000_008);
+    assert!(began.elapsed() < LONG / 2, "waited for a limit");
+    // Records as packets, which are read one by one.
+    let packets = "import fcntl, os\nf = os.open('/.sbx/r', os.O_WRONLY)\nfcntl.fcntl(f, fcntl.F_SETFL, os.O_DIRECT)\nfor _ in range(10): os.write(f, b'junk')";
+    for _ in 0..3 {
+        assert_eq!(sh(&mut shell, &format!("/usr/bin/python3 -c \"{packets}\"")).await.exit_code, 0);
+    }
     assert_eq!(stdout(&mut shell, "echo still here").await, "still here\n");
     // 35: processor time.
     shell.sandbox.close().await.unwrap();

@@ -116,12 +116,16 @@ async fn hold_a_shell(marker: &str) {
 #[tokio::test]
 async fn jobs_that_never_begin_leave_no_files() {
     let mut made = start().await;
-    let cancelled = CancellationToken::new();
-    cancelled.cancel();
+    let token = CancellationToken::new();
     // Three files each, of which there can be a thousand.
     for _ in 0..400 {
-        assert!(made.shell.start_job(request("true", LONG), &cancelled).await.is_err());
+        // Given up while they are made.
+        let given_up = tokio::time::timeout(Duration::ZERO, made.shell.start_job(request("true", LONG), &token)).await;
+        assert!(given_up.is_err());
     }
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    assert!(made.shell.start_job(request("true", LONG), &cancelled).await.is_err());
     assert_eq!(stdout(&mut made, "echo still here").await, "still here\n");
     let (job, restarts) = made.shell.start_job(request("echo job", LONG), &CancellationToken::new()).await.unwrap();
     assert!(job.ended(LONG).await.is_some() && !restarts.restarted);

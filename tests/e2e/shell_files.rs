@@ -174,6 +174,8 @@ fn entries_are_made_moved_and_removed() {
     assert_eq!(shell.sh("cat /tmp/g; ls a"), "x\nb\n", "also to another file system");
     assert_eq!(shell.refused("remove", &json!({ "path": "a" })).0, 4009);
     assert_eq!(shell.call("remove", &json!({ "path": "a", "recursive": true }))["removed"], 3);
+    shell.sh("python3 -c 'import os\nfor _ in range(3000): os.mkdir(\"deep\"); os.chdir(\"deep\")'");
+    assert_eq!(shell.call("remove", &json!({ "path": "deep", "recursive": true }))["removed"], 3000);
     assert_eq!(shell.refused("remove", &json!({ "path": "a" })).0, 4014);
     let stat = shell.call("stat", &json!({ "path": "/tmp/g", "sha256": true }));
     assert_eq!((&stat["kind"], &stat["size"], &stat["mode"]), (&json!("file"), &json!(2), &json!("644")));

@@ -113,3 +113,50 @@ fn a_folder_as_deep_as_can_be_is_removed() {
     until("the folder is gone", || std::fs::read_dir(work.path()).unwrap().count() == 0);
     assert_eq!(server.raw("GET", "/health", &[WORKER], b"").status, 200);
 }
+
+#[test]
+fn what_stands_on_the_terminal_is_in_the_answer_of_its_command() {
+    let shell = Shell::new();
+    // Busy, so that the kernel is late in passing it on.
+    shell.sh("for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done 2>/dev/null");
+    for number in 0..60 {
+        let command = format!("echo a{number}; stty size; /bin/echo z{number}");
+        let answer = shell.call("run", &json!({ "command": command, "pty": true }));
+        assert_eq!(answer["stdout"], format!("a{number}\r\n40 120\r\nz{number}\r\n"));
+    }
+    // Neither closed to those that follow, nor halted.
+    let python = |code: &str| {
+        let command = format!("python3 -c \"import fcntl, sys, termios; {code}\"; echo $?");
+        shell.call("run", &json!({ "command": command, "pty": true }))["stdout"].as_str().unwrap().to_owned()
+    };
+    assert!(python("fcntl.ioctl(0, termios.TIOCEXCL)").ends_with("1\r\n"));
+    assert!(python("termios.tcflow(1, termios.TCOOFF)").ends_with("1\r\n"));
+    shell.call("run", &json!({ "command": "python3 -c 'import os; os.write(1, b\"\\x13\")'", "pty": true }));
+    assert_eq!(shell.call("run", &json!({ "command": "echo on", "pty": true }))["stdout"], "on\r\n");
+}
+
+#[test]
+fn an_edit_that_nobody_waits_for_ends() {
+    let shell = Shell::new();
+    shell.sh("yes old | head -c 33000000 > /workspace/f; truncate -s 4T /tmp/h");
+    let before = peak_mib(&shell);
+    let (code, message) = shell.refused("edit", &json!({ "path": "/tmp/h", "old_text": "a", "new_text": "b" }));
+    assert!(code == 4016 && message.contains("can be edited"), "{code} {message}");
+    assert!(peak_mib(&shell) < before + 20, "{} MiB", peak_mib(&shell));
+    let server = &shell.server;
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(move || {
+                let request = json!({
+                    "worker_id": WORKER, "action": "bash:edit", "timeout": 1,
+                    "params": { "path": "/workspace/f", "old_text": "old", "new_text": "olo", "count": 0 },
+                });
+                server.post("/execute", &request)
+            });
+        }
+    });
+    assert!(peak_mib(&shell) < before + 400, "{} MiB", peak_mib(&shell));
+    // All of them have given up their turn.
+    assert_eq!(shell.call("write", &json!({ "path": "g", "content": "old" }))["total_bytes"], 3);
+    assert_eq!(shell.call("edit", &json!({ "path": "g", "old_text": "old", "new_text": "new" }))["replacements"], 1);
+}

@@ -5,10 +5,10 @@
 //! `/proc`): what a link or `..` names, it names inside, whoever swaps what meanwhile. Special files and `/proc` are
 //! refused. A server that is root takes on the file rights of the shell's user for as long as it works.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveFlags, Stat};
@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use rustix::process::{Gid, getgroups};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_thread_groups};
 use sandbox_runtime::prelude::{ErrorCode, ToolError};
+
+use super::removal::remove_entry;
 
 /// `f_type` of `/proc`.
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -302,7 +304,18 @@ impl Files {
     /// Removes an entry, with everything below it if asked; answers how many.
     pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<u64, FileError> {
         let place = self.locate(path, false)?;
-        remove_at(place.folder.as_fd(), &place.name, recursive, 0).map_err(|error| fail(path, error))
+        let removed = if recursive {
+            remove_entry(place.folder.as_fd(), &place.name)
+        } else {
+            match rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty()) {
+                // The first is what Linux answers for a folder.
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::REMOVEDIR).map(|()| 1)
+                }
+                removed => removed.map(|()| 1),
+            }
+        };
+        removed.map_err(|error| fail(path, error))
     }
 }
 
@@ -332,36 +345,6 @@ impl Drop for Draft {
             let _ = rustix::fs::unlinkat(&self.place.folder, &self.name, AtFlags::empty());
         }
     }
-}
-
-/// Removes an entry of a folder.
-fn remove_at(folder: BorrowedFd<'_>, name: &CStr, recursive: bool, depth: usize) -> Result<u64, Errno> {
-    /// Folders within folders that are removed.
-    const MAX_DEPTH: usize = 512;
-    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
-        Ok(()) => return Ok(1),
-        // The first is what Linux answers for a folder.
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error),
-    }
-    let mut removed = 0;
-    if recursive {
-        if depth >= MAX_DEPTH {
-            return Err(Errno::NAMETOOLONG);
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let this = rustix::fs::openat(folder, name, flags, Mode::empty())?;
-        let names: Vec<_> = rustix::fs::Dir::read_from(&this)?
-            .filter_map(Result::ok)
-            .map(|entry| entry.file_name().to_owned())
-            .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
-            .collect();
-        for name in names {
-            removed += remove_at(this.as_fd(), &name, true, depth + 1)?;
-        }
-    }
-    rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
-    Ok(removed + 1)
 }
 
 /// Opens what a descriptor stands for.

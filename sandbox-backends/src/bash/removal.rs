@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
@@ -22,14 +22,27 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
 }
 
-/// Removes everything in a folder.
-fn empty(top: &OwnedFd) -> Result<(), Errno> {
+/// Removes an entry of a folder with everything in it; answers how many files and folders that were.
+pub(super) fn remove_entry(folder: BorrowedFd<'_>, name: &CStr) -> Result<u64, Errno> {
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        // The first is what Linux answers for a folder.
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        removed => return removed.map(|()| 1),
+    }
+    let removed = empty(&open(folder, name)?)?;
+    rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
+    Ok(removed + 1)
+}
+
+/// Removes everything in a folder; answers how many files and folders that were.
+fn empty(top: &OwnedFd) -> Result<u64, Errno> {
+    let mut removed = 0;
     // Each open folder, and the name that it has in the one before.
     let mut open_folders: Vec<(CString, OwnedFd)> = Vec::new();
     let mut moved = 0_u64;
     loop {
         let here = open_folders.last().map_or(top, |(_, folder)| folder);
-        match next_folder(here)? {
+        match next_folder(here, &mut removed)? {
             Some(name) if open_folders.len() >= MAX_OPEN => {
                 // Beside the others at the top, under a name that is not there yet.
                 loop {
@@ -47,16 +60,17 @@ fn empty(top: &OwnedFd) -> Result<(), Errno> {
                 open_folders.push((name, folder));
             }
             None => {
-                let Some((name, _)) = open_folders.pop() else { return Ok(()) };
+                let Some((name, _)) = open_folders.pop() else { return Ok(removed) };
                 let parent = open_folders.last().map_or(top, |(_, folder)| folder);
                 rustix::fs::unlinkat(parent, &name, AtFlags::REMOVEDIR)?;
+                removed += 1;
             }
         }
     }
 }
 
 /// Removes what is no folder, and answers a folder that is in it.
-fn next_folder(folder: &OwnedFd) -> Result<Option<CString>, Errno> {
+fn next_folder(folder: &OwnedFd, removed: &mut u64) -> Result<Option<CString>, Errno> {
     let mut found = None;
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -73,6 +87,7 @@ fn next_folder(folder: &OwnedFd) -> Result<Option<CString>, Errno> {
             found = Some(name.to_owned());
         } else {
             remove_file(folder, name)?;
+            *removed += 1;
         }
     }
     Ok(found)
@@ -124,6 +139,10 @@ mod tests {
             here = open(&here, c"d").unwrap();
         }
         drop(here);
+        let parent = fs::File::open(std::env::temp_dir()).unwrap();
+        let name = CString::new(top.file_name().unwrap().as_encoded_bytes()).unwrap();
+        assert_eq!(remove_entry(parent.as_fd(), &name).unwrap(), 1 + 5000 + 2 * 50);
+        fs::create_dir_all(top.join("a/b")).unwrap();
         remove_tree(&top).unwrap();
         assert!(!top.exists());
         remove_tree(&top).unwrap();

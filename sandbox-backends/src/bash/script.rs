@@ -21,6 +21,8 @@ pub(super) const SAVED: &str = "s";
 pub(super) const KEPT: &str = "k";
 /// Reports the end of a command.
 const REPORTER: &str = "q";
+/// The same for a command on the terminal: what stands there last is the nonce.
+const TERMINAL_REPORTER: &str = "t";
 /// Prepares a new shell.
 const PRELUDE: &str = "p";
 /// Writes the state of the shell to the file that is its argument.
@@ -50,7 +52,7 @@ pub(super) fn job_state(number: u32) -> String {
 }
 
 /// The files that never change, by name.
-pub(super) fn constant(places: &Places) -> [(&'static str, String); 3] {
+pub(super) fn constant(places: &Places) -> [(&'static str, String); 4] {
     let control = places.control_folder();
     let record = places.control(RECORD);
     [
@@ -58,6 +60,14 @@ pub(super) fn constant(places: &Places) -> [(&'static str, String); 3] {
             REPORTER,
             // The nonce is the argument of `.`; `$?` is that of what ran before.
             format!("\\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"${{PWD-}}\" >|{record}\n"),
+        ),
+        (
+            TERMINAL_REPORTER,
+            // The server must know when it has read all of it; the kernel passes it on in its own time.
+            format!(
+                "\\builtin set -- \"$1\" \"$?\"; \\builtin printf %s \"$1\" >/dev/tty\n\
+                 \\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$2\" \"${{PWD-}}\" >|{record}\n"
+            ),
         ),
         (
             PRELUDE,
@@ -121,7 +131,8 @@ pub(super) fn run_lines(places: &Places, slot_number: u32, nonce: &str, wishes: 
         (false, true) => writeln!(lines, "\\. {command} <{} >|{out} 2>|{err}", places.control(INPUT)),
         (false, false) => writeln!(lines, "\\. {command} </dev/null >|{out} 2>|{err}"),
     };
-    lines.push_str(&record_line(places, nonce));
+    let reporter = if wishes.terminal { TERMINAL_REPORTER } else { REPORTER };
+    let _ = writeln!(lines, "\\. {} {nonce}", places.control(reporter));
     lines
 }
 

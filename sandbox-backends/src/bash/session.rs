@@ -22,7 +22,7 @@ use super::places::Places;
 use super::sandbox::{ANSWER_LIMIT, Ended, Handed, Link};
 use super::script::{self, Wishes};
 use super::streams::{Record, Streams, Watch};
-use super::terminal::{Loan, Terminal};
+use super::terminal::{Loan, Screen, Terminal};
 use super::wire::{Order, Target};
 
 /// How long a job may leave its first input unread.
@@ -31,10 +31,11 @@ const STDIN_LIMIT: Duration = Duration::from_hours(1);
 const MAX_LINE_BYTES: usize = 48 << 10;
 /// How long output is still taken after the end of a command that left writers behind, such as `> >(tee log)`.
 const WRITER_GRACE: Duration = Duration::from_millis(10);
-/// How long a terminal must be silent after the end of a command, and how long that is waited for: the kernel passes on
-/// what is written a bit later.
+/// How long the last of what a command wrote on the terminal may take: the kernel passes it on a bit later.
+const TERMINAL_LIMIT: Duration = Duration::from_secs(2);
+/// How long the terminal must be silent, and how long that is waited for, where nothing marks its end.
 const TERMINAL_GRACE: Duration = Duration::from_millis(5);
-const TERMINAL_LIMIT: Duration = Duration::from_millis(100);
+const SILENCE_LIMIT: Duration = Duration::from_millis(100);
 /// After this time what a command has written so far is looked at.
 const QUICK_TIME: Duration = Duration::from_millis(1);
 /// Starts of the shell for one command.
@@ -299,6 +300,7 @@ impl Shell {
         // On the runtime that polls this future, which need not be the one that started the shell.
         let mut watch = self.streams.watch()?;
         let loan = self.submit(lines, request.terminal, restarts).await?;
+        let mut screen = Screen::new(nonce);
         let quick = Instant::now() + QUICK_TIME;
         let end = loop {
             if self.streams.take_output(&mut output)? {
@@ -338,7 +340,7 @@ impl Shell {
                 biased;
                 event = watch.event() => self.streams.note(&event?, &watch)?,
                 written = written(loan.as_ref()) => {
-                    output.push(0, &written);
+                    output.push(0, &screen.pass(&written));
                     ladder.wrote();
                 }
                 _ = self.ended.changed() => {}
@@ -346,7 +348,9 @@ impl Shell {
                 () = sleep_until(limit) => {}
             }
         };
-        take_rest(loan, &mut output).await;
+        // After an interrupt the shell may have thrown that line away.
+        let marked = matches!(end, End::Reported(_)) && ladder.stage <= Stage::Interrupted;
+        take_rest(loan, screen, marked, &mut output).await;
         let left = self.settle_output(&mut watch, &mut output).await?;
         let (exit_code, ended) = match end {
             End::Reported(Record { exit_code, cwd }) => {
@@ -545,18 +549,18 @@ async fn written(loan: Option<&Loan>) -> Vec<u8> {
     }
 }
 
-/// Takes what the kernel passes on a bit later of what was written on the terminal, and gives it back.
-async fn take_rest(loan: Option<Loan>, output: &mut Collector) {
-    if loan.is_none() {
-        return;
-    }
-    // What goes on writing has no end.
-    let deadline = Instant::now() + TERMINAL_LIMIT;
-    while let Ok(more) = tokio::time::timeout(TERMINAL_GRACE, written(loan.as_ref())).await {
-        output.push(0, &more);
-        if Instant::now() >= deadline {
-            return;
+/// Takes what the kernel passes on a bit later of what was written on the terminal, up to the mark of its end if there is
+/// to be one, and gives the terminal back.
+async fn take_rest(loan: Option<Loan>, mut screen: Screen, marked: bool, output: &mut Collector) {
+    if loan.is_some() {
+        // What goes on writing has no end.
+        let deadline = Instant::now() + if marked { TERMINAL_LIMIT } else { SILENCE_LIMIT };
+        while !screen.is_whole() {
+            let patience = if marked { deadline } else { deadline.min(Instant::now() + TERMINAL_GRACE) };
+            let Ok(more) = timeout_at(patience, written(loan.as_ref())).await else { break };
+            output.push(0, &screen.pass(&more));
         }
+        output.push(0, &screen.rest());
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{InputModes, OptionalActions, Termios, Winsize};
 use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -52,6 +52,10 @@ impl Terminal {
     /// From now on, and until the answer is dropped, what is written is kept for the caller; the terminal is as if new.
     pub(super) fn take(&self, (columns, rows): (u16, u16)) -> Result<Loan, ShellError> {
         let configure = || {
+            // Without flow control for a moment, which lets a terminal go on that was halted by Ctrl-S.
+            let mut flowing = self.fresh.clone();
+            flowing.input_modes.remove(InputModes::IXON);
+            rustix::termios::tcsetattr(&*self.master, OptionalActions::Now, &flowing)?;
             rustix::termios::tcsetattr(&*self.master, OptionalActions::Now, &self.fresh)?;
             let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&*self.master, size)
@@ -93,6 +97,47 @@ impl Loan {
     }
 }
 
+/// What a command has on the terminal: everything up to the mark that stands at its end.
+pub(super) struct Screen {
+    mark: Vec<u8>,
+    /// What could be the beginning of the mark.
+    held: Vec<u8>,
+    whole: bool,
+}
+
+impl Screen {
+    pub(super) fn new(mark: &str) -> Self {
+        Self { mark: mark.as_bytes().to_vec(), held: Vec::new(), whole: false }
+    }
+
+    /// What of these bytes, and of what was held back, is the command's; what comes after the mark is nobody's.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if self.whole {
+            return Vec::new();
+        }
+        let mut all = std::mem::take(&mut self.held);
+        all.extend_from_slice(bytes);
+        if let Some(end) = memchr::memmem::find(&all, &self.mark) {
+            self.whole = true;
+            all.truncate(end);
+        } else {
+            let begun = (1..self.mark.len()).rev().find(|length| all.ends_with(&self.mark[..*length]));
+            self.held = all.split_off(all.len() - begun.unwrap_or(0));
+        }
+        all
+    }
+
+    /// Whether the mark has come.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// What was held back, for want of the rest of a mark.
+    pub(super) fn rest(self) -> Vec<u8> {
+        self.held
+    }
+}
+
 async fn drain(master: &OwnedFd, sink: &Sink) {
     let Ok(events) = register(master.as_fd(), Interest::READABLE) else { return };
     let mut space = vec![0; READ_BYTES];
@@ -126,4 +171,22 @@ async fn drain(master: &OwnedFd, sink: &Sink) {
 pub(super) fn resize(master: &OwnedFd, columns: u16, rows: u16) -> Result<(), ShellError> {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(master, size).map_err(ShellError::io("resizing the terminal"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_screen_ends_with_its_mark() {
+        let text = b"a 0123 b 0123456789abcdef late";
+        for size in 1..text.len() {
+            let mut screen = Screen::new("0123456789abcdef");
+            let passed: Vec<u8> = text.chunks(size).flat_map(|piece| screen.pass(piece)).collect();
+            assert_eq!((passed.as_slice(), screen.is_whole()), (b"a 0123 b ".as_slice(), true), "{size}");
+        }
+        let mut screen = Screen::new("0123456789abcdef");
+        assert_eq!(screen.pass(b"prompt> "), b"prompt> ", "nothing is held back that cannot be the mark");
+        assert_eq!((screen.pass(b"x01"), screen.rest()), (b"x".to_vec(), b"01".to_vec()));
+    }
 }

@@ -16,7 +16,7 @@ def main():
     names = sys.modules["__main__"].__dict__
     for name in ("main", "__file__", "__cached__"):
         names.pop(name, None)
-    cells = 0
+    cells, driver = 0, os.getpid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in requests:
         request = json.loads(line)
@@ -47,6 +47,10 @@ def main():
             traceback.print_exception(type(error), error, error.__traceback__)
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if os.getpid() != driver:
+            # A copy that the code has forked and that came back here: there is one who takes the next requests.
+            sys.stdout.flush()
+            os._exit(0)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()

@@ -142,7 +142,17 @@ fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<Sec
     rules.insert(libc::SYS_socketpair, vec![rule(&[(0, Op::Ne, families[0])])?]);
     // Keystrokes put into a terminal are read by whoever reads it next.
     let (sti, linux) = (0x5412, 0x541C);
-    rules.insert(libc::SYS_ioctl, vec![rule(&[(1, Op::Eq, sti)])?, rule(&[(1, Op::Eq, linux)])?]);
+    // One command must not close the terminal to the next, nor halt it (`TIOCEXCL`, `TCXONC` with `TCOOFF`).
+    let (exclusive, flow, halt) = (0x540C, 0x540A, 0);
+    rules.insert(
+        libc::SYS_ioctl,
+        vec![
+            rule(&[(1, Op::Eq, sti)])?,
+            rule(&[(1, Op::Eq, linux)])?,
+            rule(&[(1, Op::Eq, exclusive)])?,
+            rule(&[(1, Op::Eq, flow), (2, Op::Eq, halt)])?,
+        ],
+    );
     // Reading the personality and setting the default one are harmless.
     rules.insert(libc::SYS_personality, vec![rule(&[(0, Op::Ne, 0), (0, Op::Ne, 0xffff_ffff)])?]);
     Ok(rules)

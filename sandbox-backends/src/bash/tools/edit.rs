@@ -8,6 +8,8 @@ use rustix::fs::RawMode;
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::super::files::fail;
 use super::super::{BashBackend, BashSession};
@@ -15,7 +17,11 @@ use super::content::digest;
 use super::files::Written;
 
 /// Largest file that is edited.
-const MAX_EDIT_BYTES: u64 = 64 << 20;
+const MAX_EDIT_BYTES: u64 = 32 << 20;
+/// Files that are edited at once, in all sessions: each is in memory, twice.
+static EDITS: Semaphore = Semaphore::const_new(4);
+/// Places after which an edit looks whether anybody still waits for it.
+const PACE: usize = 4096;
 /// Places that an error names.
 const NAMED_PLACES: usize = 5;
 
@@ -72,6 +78,7 @@ impl BashBackend {
     fn edit(
         &self,
         session: &BashSession,
+        cancellation: &CancellationToken,
         /// The file.
         path: String,
         /// The text to replace, exactly as it stands in the file, line ends and indentation included.
@@ -86,6 +93,7 @@ impl BashBackend {
         expected_sha256: Option<String>,
     ) -> Result<Edited> {
         let path = session.path(&path);
+        let _turn = turn(cancellation)?;
         let _user = session.as_user()?;
         let content = session.content(&path)?;
         if let Some(expected) = expected_sha256 {
@@ -97,7 +105,11 @@ impl BashBackend {
             }
         }
         let places = || memchr::memmem::find_iter(&content, old_text.as_bytes());
-        let number = places().count();
+        let mut number = 0;
+        for _ in places() {
+            number += 1;
+            go_on(number, cancellation)?;
+        }
         let found = u32::try_from(number).unwrap_or(u32::MAX);
         if found == 0 {
             let mut message = format!("`old_text` is not in `{path}`; it must match exactly, white space included");
@@ -122,7 +134,8 @@ impl BashBackend {
         }
         let mut edited = Vec::with_capacity(length);
         let mut end = 0;
-        for place in places() {
+        for (index, place) in places().enumerate() {
+            go_on(index, cancellation)?;
             edited.extend_from_slice(&content[end..place]);
             edited.extend_from_slice(new_text.as_bytes());
             end = place + old_text.len();
@@ -138,6 +151,7 @@ impl BashBackend {
     fn patch(
         &self,
         session: &BashSession,
+        cancellation: &CancellationToken,
         /// The diff. Paths in it begin in `directory`; `a/` and `b/` before them are left out.
         patch: String,
         /// The directory; the shell's if absent.
@@ -145,6 +159,7 @@ impl BashBackend {
         directory: String,
     ) -> Result<Patched> {
         let directory = session.path(&directory);
+        let _turn = turn(cancellation)?;
         let _user = session.as_user()?;
         let planned = session.plan(&patch, &directory)?;
         let mut files = Vec::new();
@@ -166,11 +181,33 @@ impl BashBackend {
     }
 }
 
+/// Waits until fewer files are edited.
+fn turn(cancellation: &CancellationToken) -> Result<SemaphorePermit<'static>> {
+    Handle::current().block_on(async {
+        tokio::select! {
+            permit = EDITS.acquire() => permit.tool_err(ErrorCode::INTERNAL_ERROR),
+            () = cancellation.cancelled() => Err(cancelled()),
+        }
+    })
+}
+
+/// Says after every few places whether anybody still waits.
+fn go_on(place: usize, cancellation: &CancellationToken) -> Result<()> {
+    if place.is_multiple_of(PACE) && cancellation.is_cancelled() { Err(cancelled()) } else { Ok(()) }
+}
+
+fn cancelled() -> ToolError {
+    ToolError::new(ErrorCode::CANCELLED, "the call was cancelled before anything was changed")
+}
+
 impl BashSession {
     /// A whole file.
     fn content(&self, path: &str) -> Result<Vec<u8>> {
         let file: File = self.files.open(path)?;
         let length = file.metadata().map_err(|error| fail(path, error))?.len();
+        if length > MAX_EDIT_BYTES {
+            return Err(too_large(path, length));
+        }
         let mut content = Vec::new();
         file.take(MAX_EDIT_BYTES + 1).read_to_end(&mut content).map_err(|error| fail(path, error))?;
         if content.len() as u64 > MAX_EDIT_BYTES {

@@ -99,6 +99,16 @@ fn edits_are_exact() {
     assert_eq!(shell.sh("cat f"), "1\n2\n1\n");
     let (code, message) = shell.refused("edit", &json!({ "path": "f", "old_text": "three", "new_text": "" }));
     assert!(code == 4000 && message.contains("is not in"), "{message}");
+    // Edits at once: none is lost.
+    let words: Vec<_> = (10..40).map(|number| format!("w{number}")).collect();
+    shell.call("write", &json!({ "path": "f", "content": words.join("\n") }));
+    std::thread::scope(|scope| {
+        for word in &words {
+            let shell = &shell;
+            scope.spawn(move || shell.call("edit", &json!({ "path": "f", "old_text": word, "new_text": "x" })));
+        }
+    });
+    assert_eq!(shell.sh("sort f | uniq -c | xargs"), "30 x\n");
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub struct BashSession {
     shell: tokio::sync::Mutex<Shell>,
     jobs: Arc<Jobs>,
     files: Arc<Files>,
+    /// Edits take turns: each writes what it has read before.
+    edits: tokio::sync::Mutex<()>,
     /// The shell's directory after its last command.
     cwd: std::sync::Mutex<String>,
     /// The terminal of the command that has one now.
@@ -167,6 +169,7 @@ impl BashBackend {
             shell: tokio::sync::Mutex::new(made.shell),
             jobs: made.jobs,
             files: made.files,
+            edits: tokio::sync::Mutex::default(),
             cwd: std::sync::Mutex::new(cwd),
             terminal: std::sync::Mutex::default(),
             egress: None,

@@ -39,9 +39,9 @@ pub(super) struct Streams {
     records: Vec<u8>,
 }
 
-/// The record as a runtime watches it; ids of runtimes are not used twice in practice, and where one is, the session ends
-/// with an error. The server has it open for reading and writing, so that it is never closed: tokio
-/// keeps a fifo readable for ever once its last writer closed.
+/// The record as a runtime watches it. The server has it open for reading and writing, so that it is never closed: tokio
+/// keeps a fifo readable for ever once its last writer closed. No id of a runtime is used twice, or the session would end
+/// with an error.
 #[derive(Debug)]
 struct Registered {
     runtime: runtime::Id,

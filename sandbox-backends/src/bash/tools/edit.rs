@@ -9,7 +9,7 @@ use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit};
 
 use super::super::files::fail;
 use super::super::{BashBackend, BashSession};
@@ -93,7 +93,7 @@ impl BashBackend {
         expected_sha256: Option<String>,
     ) -> Result<Edited> {
         let path = session.path(&path);
-        let _turn = turn(cancellation)?;
+        let _turn = session.turn(cancellation)?;
         let _user = session.as_user()?;
         let content = session.content(&path)?;
         if let Some(expected) = expected_sha256 {
@@ -159,7 +159,7 @@ impl BashBackend {
         directory: String,
     ) -> Result<Patched> {
         let directory = session.path(&directory);
-        let _turn = turn(cancellation)?;
+        let _turn = session.turn(cancellation)?;
         let _user = session.as_user()?;
         let planned = session.plan(&patch, &directory)?;
         let mut files = Vec::new();
@@ -181,16 +181,6 @@ impl BashBackend {
     }
 }
 
-/// Waits until fewer files are edited.
-fn turn(cancellation: &CancellationToken) -> Result<SemaphorePermit<'static>> {
-    Handle::current().block_on(async {
-        tokio::select! {
-            permit = EDITS.acquire() => permit.tool_err(ErrorCode::INTERNAL_ERROR),
-            () = cancellation.cancelled() => Err(cancelled()),
-        }
-    })
-}
-
 /// Says after every few places whether anybody still waits.
 fn go_on(place: usize, cancellation: &CancellationToken) -> Result<()> {
     if place.is_multiple_of(PACE) && cancellation.is_cancelled() { Err(cancelled()) } else { Ok(()) }
@@ -201,6 +191,21 @@ fn cancelled() -> ToolError {
 }
 
 impl BashSession {
+    /// Waits until no other edit of the session, and fewer of all sessions, are under way.
+    fn turn(&self, cancellation: &CancellationToken) -> Result<(MutexGuard<'_, ()>, SemaphorePermit<'static>)> {
+        let both = async {
+            let own = self.edits.lock().await;
+            let place = EDITS.acquire().await.tool_err(ErrorCode::INTERNAL_ERROR)?;
+            Ok((own, place))
+        };
+        Handle::current().block_on(async {
+            tokio::select! {
+                turn = both => turn,
+                () = cancellation.cancelled() => Err(cancelled()),
+            }
+        })
+    }
+
     /// A whole file.
     fn content(&self, path: &str) -> Result<Vec<u8>> {
         let file: File = self.files.open(path)?;

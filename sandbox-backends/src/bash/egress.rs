@@ -101,10 +101,7 @@ impl FromStr for Rule {
             Host::Any
         } else {
             let (below, name) = host.strip_prefix("*.").map_or((false, host.as_str()), |name| (true, name));
-            let label = |label: &str| {
-                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-            };
-            if !name.split('.').all(label) {
+            if !is_name(name) {
                 return Err(refuse());
             }
             if below { Host::Below(format!(".{name}")) } else { Host::Name(name.to_owned()) }
@@ -283,6 +280,15 @@ async fn read_head(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Wante
     }
 }
 
+/// Whether it can be the name of a host; underscores are in use, too.
+fn is_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
 /// Host and port of an authority; names in lower case, without a final dot.
 fn authority(text: &str, default_port: Option<u16>) -> Option<(String, u16)> {
     let (host, port) = match text.rsplit_once(':') {
@@ -294,12 +300,7 @@ fn authority(text: &str, default_port: Option<u16>) -> Option<(String, u16)> {
     };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-    };
-    let is_name = host.len() <= 253 && host.split('.').all(label);
-    (port != 0 && (is_name || host.parse::<IpAddr>().is_ok())).then_some((host, port))
+    (port != 0 && (is_name(&host) || host.parse::<IpAddr>().is_ok())).then_some((host, port))
 }
 
 /// Connects to a server that the list names, at an address that was checked.

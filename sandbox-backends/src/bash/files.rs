@@ -304,18 +304,7 @@ impl Files {
     /// Removes an entry, with everything below it if asked; answers how many.
     pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<u64, FileError> {
         let place = self.locate(path, false)?;
-        let removed = if recursive {
-            remove_entry(place.folder.as_fd(), &place.name)
-        } else {
-            match rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty()) {
-                // The first is what Linux answers for a folder.
-                Err(Errno::ISDIR | Errno::PERM) => {
-                    rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::REMOVEDIR).map(|()| 1)
-                }
-                removed => removed.map(|()| 1),
-            }
-        };
-        removed.map_err(|error| fail(path, error))
+        remove_entry(place.folder.as_fd(), &place.name, recursive).map_err(|error| fail(path, error))
     }
 }
 

@@ -22,14 +22,14 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
 }
 
-/// Removes an entry of a folder with everything in it; answers how many files and folders that were.
-pub(super) fn remove_entry(folder: BorrowedFd<'_>, name: &CStr) -> Result<u64, Errno> {
+/// Removes an entry of a folder, with everything in it if asked; answers how many files and folders that were.
+pub(super) fn remove_entry(folder: BorrowedFd<'_>, name: &CStr, recursive: bool) -> Result<u64, Errno> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         // The first is what Linux answers for a folder.
         Err(Errno::ISDIR | Errno::PERM) => {}
         removed => return removed.map(|()| 1),
     }
-    let removed = empty(&open(folder, name)?)?;
+    let removed = if recursive { empty(&open(folder, name)?)? } else { 0 };
     rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
     Ok(removed + 1)
 }
@@ -141,7 +141,7 @@ mod tests {
         drop(here);
         let parent = fs::File::open(std::env::temp_dir()).unwrap();
         let name = CString::new(top.file_name().unwrap().as_encoded_bytes()).unwrap();
-        assert_eq!(remove_entry(parent.as_fd(), &name).unwrap(), 1 + 5000 + 2 * 50);
+        assert_eq!(remove_entry(parent.as_fd(), &name, true).unwrap(), 1 + 5000 + 2 * 50);
         fs::create_dir_all(top.join("a/b")).unwrap();
         remove_tree(&top).unwrap();
         assert!(!top.exists());

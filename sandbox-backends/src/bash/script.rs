@@ -55,19 +55,18 @@ pub(super) fn job_state(number: u32) -> String {
 pub(super) fn constant(places: &Places) -> [(&'static str, String); 4] {
     let control = places.control_folder();
     let record = places.control(RECORD);
+    let report =
+        |code: &str| format!("\\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"{code}\" \"${{PWD-}}\" >|{record}\n");
     [
         (
             REPORTER,
             // The nonce is the argument of `.`; `$?` is that of what ran before.
-            format!("\\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$?\" \"${{PWD-}}\" >|{record}\n"),
+            report("$?"),
         ),
         (
             TERMINAL_REPORTER,
             // The server must know when it has read all of it; the kernel passes it on in its own time.
-            format!(
-                "\\builtin set -- \"$1\" \"$?\"; \\builtin printf %s \"$1\" >/dev/tty\n\
-                 \\builtin printf '%s\\t%s\\t%s\\0' \"$1\" \"$2\" \"${{PWD-}}\" >|{record}\n"
-            ),
+            format!("\\builtin set -- \"$1\" \"$?\"; \\builtin printf %s \"$1\" >/dev/tty\n{}", report("$2")),
         ),
         (
             PRELUDE,

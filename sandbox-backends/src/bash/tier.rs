@@ -57,7 +57,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
         let error = match pool.make(config.memory_mib).await {
             Ok(mut made) => {
                 made.sandbox.close().await?;
-                let groups_refused_is_none = groups_refused.is_none();
+                let limited = groups_refused.is_none();
                 if let Some(why) = groups_refused {
                     missing.push(Missing {
                         what: "control groups: the memory and the processor time of a sandbox as a whole are not limited",
@@ -73,7 +73,7 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
                         remedy: "run the server as root; its sandboxes never are",
                     });
                 }
-                let tier = match (setup.namespaces, setup.proc, groups_refused_is_none) {
+                let tier = match (setup.namespaces, setup.proc, limited) {
                     (false, ..) => Tier::D,
                     (true, false, _) => Tier::C,
                     (true, true, false) => Tier::B,

@@ -256,10 +256,13 @@ fn doctor_starts_every_resource_and_says_what_is_missing() {
     let text = cli(&["doctor"]);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("bash starts") && text.contains("tier: "), "{text}");
-    let config = config(&json!({ "resources": { "bash": { "config": { "read_only_paths": ["/nonexistent"] } } } }));
-    let ill = cli(&["doctor", "--config", config.path().to_str().unwrap()]);
-    let text = String::from_utf8(ill.stdout).unwrap();
-    assert!(ill.status.code() == Some(1) && text.contains("bash does not start"), "{text}");
+    for (path, reason) in [("/nonexistent", "something that exists"), ("/tmp", "would be hidden")] {
+        let config = config(&json!({ "resources": { "bash": { "config": { "read_only_paths": [path] } } } }));
+        let ill = cli(&["doctor", "--config", config.path().to_str().unwrap()]);
+        let text = String::from_utf8(ill.stdout).unwrap();
+        assert!(ill.status.code() == Some(1) && text.contains("bash does not start"), "{text}");
+        assert!(text.contains(reason), "{text}");
+    }
 }
 
 #[test]

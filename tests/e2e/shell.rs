@@ -11,7 +11,12 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn new() -> Self {
-        let server = server();
+        Self::with(&json!({}))
+    }
+
+    /// With a configuration of the resource.
+    pub(crate) fn with(config: &Value) -> Self {
+        let server = Server::start(&json!({ "resources": { "bash": { "config": config } } }));
         create(&server, "w", &json!({}));
         Self { server }
     }

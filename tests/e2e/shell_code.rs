@@ -110,6 +110,49 @@ fn javascript_runs_once_or_with_its_state() {
 }
 
 #[test]
+fn code_on_its_own_ends_as_a_program_does() {
+    let server = Server::start(&json!({ "resources": { "bash": {} } }));
+    create(&server, &json!({}));
+    let code = |language: &str, code: &str, timeout_ms: u64| {
+        call(&server, "code", &json!({ "language": language, "code": code, "timeout_ms": timeout_ms }))
+    };
+    let python = "import atexit, threading, time\nkept = open('kept', 'w'); kept.write('data')\n\
+                  atexit.register(lambda: print('exit'))\n\
+                  def late(): time.sleep(0.2); print('late')\nthreading.Thread(target=late).start()\n'value'";
+    let outcome = code("python", python, 20_000);
+    assert_eq!(
+        (&outcome["exit_code"], &outcome["stdout"], &outcome["result"]),
+        (&json!(0), &json!("late\nexit\n"), &json!("'value'")),
+        "{outcome}"
+    );
+    assert!(outcome["files"].as_array().unwrap().contains(&json!({ "path": "/workspace/kept", "size": 4 })));
+    let node = "const fs = require('fs'); setTimeout(() => console.log('late'), 200);\n\
+                fs.writeFile('written', 'data', () => console.log('written'));\n\
+                fs.createWriteStream('streamed').end('more'); 7";
+    let outcome = code("node", node, 20_000);
+    assert_eq!(
+        (&outcome["exit_code"], &outcome["stdout"], &outcome["result"]),
+        (&json!(0), &json!("written\nlate\n"), &json!("7")),
+        "{outcome}"
+    );
+    for (path, size) in [("written", 4), ("streamed", 4)] {
+        assert!(
+            outcome["files"].as_array().unwrap().contains(&json!({ "path": format!("/workspace/{path}"), "size": size })),
+            "{outcome}"
+        );
+    }
+    // What fails afterwards fails the program.
+    let outcome = code("node", "setTimeout(() => { throw new Error('late fault') }, 50); 1", 20_000);
+    assert_eq!(outcome["exit_code"], 1);
+    assert!(outcome["stderr"].as_str().unwrap().contains("late fault"), "{outcome}");
+    // Its time limit counts for that too.
+    let outcome = code("python", "import threading, time\nthreading.Thread(target=time.sleep, args=[300]).start()", 400);
+    assert!(outcome["timed_out"] == true && outcome["duration_ms"].as_u64().unwrap() < 10_000, "{outcome}");
+    let outcome = code("node", "setTimeout(() => {}, 300000)", 400);
+    assert_eq!((&outcome["timed_out"], &outcome["exit_code"]), (&json!(true), &json!(130)), "{outcome}");
+}
+
+#[test]
 fn a_sandbox_reaches_what_its_list_names_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, other) = (listener.local_addr().unwrap().port(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -130,7 +173,7 @@ fn a_sandbox_reaches_what_its_list_names_and_nothing_else() {
     let config = json!({ "resources": { "bash": { "config": { "egress": { "allow": [allow, "localhost:*", "*.example.com:443"] } } } } });
     let server = Server::start(&config);
     create(&server, &json!({}));
-    let fetch = "import os, urllib.request, urllib.error\n[os.environ.pop(name, None) for name in ('no_proxy', 'NO_PROXY')]\n\
+    let fetch = "import os, urllib.request, urllib.error\n\
                  def get(url):\n    handler = urllib.request.ProxyHandler({'http': os.environ['http_proxy']})\n    try: return urllib.request.build_opener(handler).open(url, timeout=10).read().decode()\n    except urllib.error.HTTPError as error: return str(error.code) + ' ' + error.read().decode().strip()\n";
     let get = |url: &str| {
         let code = format!("{fetch}print(get('{url}'))");
@@ -138,6 +181,8 @@ fn a_sandbox_reaches_what_its_list_names_and_nothing_else() {
         assert_eq!(outcome["exit_code"], 0, "{outcome}");
         outcome["stdout"].as_str().unwrap().trim().to_owned()
     };
+    let direct = call(&server, "run", &json!({ "command": "echo $no_proxy $NO_PROXY" }));
+    assert_eq!(direct["stdout"], "::1 ::1\n", "what the list names is the host's");
     assert_eq!(get(&format!("http://127.0.0.1:{port}/path?x=1")), "served GET /path?x=1 HTTP/1.1");
     assert!(get(&format!("http://127.0.0.1:{closed}/")).starts_with("403 "), "not on the list");
     assert!(get(&format!("http://localhost:{closed}/")).contains("has no public address"), "on the list by name only");

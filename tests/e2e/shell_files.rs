@@ -148,6 +148,10 @@ fn folders_are_listed_and_searched() {
     assert_eq!(listed["entries"][3]["target"], "main.rs");
     let few = shell.call("list", &json!({ "max_entries": 1 }));
     assert_eq!((few["entries"].as_array().unwrap().len(), &few["truncated"]), (1, &json!(true)));
+    for pattern in ["/etc/pass*", "../*", "a/../b"] {
+        let (code, message) = shell.refused("glob", &json!({ "pattern": pattern }));
+        assert!(code == 4000 && message.contains("`pattern`"), "{message}");
+    }
     assert_eq!(shell.call("glob", &json!({ "pattern": "**/*.rs" }))["paths"], json!(["src/main.rs"]));
     assert_eq!(
         shell.call("glob", &json!({ "pattern": "**/*.rs", "hidden": true }))["paths"],
@@ -191,6 +195,19 @@ fn entries_are_made_moved_and_removed() {
     assert_eq!((&stat["kind"], &stat["size"], &stat["mode"]), (&json!("file"), &json!(2), &json!("644")));
     assert_eq!(stat["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(shell.refused("remove", &json!({ "path": "/" })).0, 4000);
+    shell.call("mkdir", &json!({ "path": "own/inner" }));
+    let (code, message) = shell.refused("move", &json!({ "from": "own", "to": "own/inner/own" }));
+    assert!(code == 4000 && message.contains("into itself"), "{message}");
+}
+
+#[test]
+fn a_full_sandbox_is_no_matter_of_waiting() {
+    let shell = Shell::with(&json!({ "workspace_mib": 1 }));
+    let large = json!({ "path": "large", "content": "x".repeat(2 << 20) });
+    let reply = shell.server.execute("w", "bash:write", &large);
+    assert_eq!((reply.code(), &reply.body["error"]["retryable"]), (4001, &json!(false)), "{reply:?}");
+    assert!(reply.body["message"].as_str().unwrap().contains("no space is left"), "{reply:?}");
+    assert_eq!(shell.sh("ls"), "", "nothing of it is there");
 }
 
 #[test]

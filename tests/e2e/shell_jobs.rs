@@ -59,6 +59,80 @@ fn jobs_are_listed_interrupted_and_killed() {
 }
 
 #[test]
+fn a_killed_job_takes_what_it_has_started_in_whatever_session() {
+    let shell = Shell::new();
+    let command = "setsid sleep 301 & setsid bash -c 'sleep 302; :' & echo ready; sleep 303";
+    let job = shell.call("run", &json!({ "command": command, "background": true }))["job_id"].as_u64().unwrap();
+    let count = || shell.call("run", &json!({ "command": "pgrep -c sleep" }))["stdout"].clone();
+    until("all of it runs", || count() == "3\n");
+    // An interrupt is for what Ctrl-C would reach, and reaches it once.
+    let twice = "import signal, time, os\nseen = []\nsignal.signal(2, lambda *_: seen.append(1))\n\
+                 print(flush=True)\nwhile not seen: time.sleep(0.01)\ntime.sleep(0.2)\nprint(len(seen))";
+    shell.call("write", &json!({ "path": "twice.py", "content": twice }));
+    let start = json!({ "command": "python3 twice.py", "background": true });
+    let counter = shell.call("run", &start)["job_id"].as_u64().unwrap();
+    let output = || shell.call("output", &json!({ "job_id": counter }));
+    until("it waits for a signal", || output()["stdout"]["content"] == "\n");
+    shell.call("interrupt", &json!({ "job_id": counter }));
+    until("it has counted", || output()["status"] == "finished");
+    assert_eq!(output()["stdout"]["content"], "\n1\n");
+    assert_eq!(count(), "3\n");
+    shell.call("kill", &json!({ "job_id": job }));
+    until("nothing of it is left", || count() == "0\n");
+}
+
+#[test]
+fn a_job_has_time_limits_of_its_own() {
+    let shell = Shell::new();
+    let start = |more: Value| {
+        let mut all = json!({ "background": true });
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        shell.call("run", &all)["job_id"].as_u64().unwrap()
+    };
+    let end = |job: u64| {
+        until("it ends", || shell.call("output", &json!({ "job_id": job }))["status"] == "finished");
+        let output = shell.call("output", &json!({ "job_id": job }));
+        (output["exit_code"].clone(), output["timed_out"].clone(), output["stdout"]["content"].clone())
+    };
+    let timed_out = |code: i32, text: &str| (json!(code), json!(true), json!(text));
+    let polite = "trap 'echo bye; exit 3' INT; while :; do sleep 0.05; done";
+    assert_eq!(end(start(json!({ "command": polite, "timeout_ms": 300 }))), timed_out(3, "bye\n"));
+    let stubborn = "trap '' INT; while :; do sleep 0.05; done";
+    let limits = json!({ "command": stubborn, "timeout_ms": 100, "hard_timeout_ms": 300 });
+    assert_eq!(end(start(limits)), timed_out(137, ""));
+    assert_eq!(end(start(json!({ "command": polite, "hard_timeout_ms": 300 }))), timed_out(137, ""));
+    let silent = "for i in 1 2 3 4; do echo $i; sleep 0.3; done; sleep 300";
+    let silent = start(json!({ "command": silent, "idle_timeout_ms": 900 }));
+    assert_eq!(end(silent), timed_out(130, "1\n2\n3\n4\n"));
+    // Longer than the call that starts it, and over before.
+    let quick = json!({ "command": "echo done", "timeout_ms": 10_000_000, "idle_timeout_ms": 10_000_000 });
+    assert_eq!(end(start(quick)), (json!(0), json!(false), json!("done\n")));
+}
+
+#[test]
+fn how_a_job_ended_is_known_when_its_output_had_to_give_way() {
+    let shell = Shell::with(&json!({ "output_mib": 4 }));
+    let ended = |job: u64| {
+        until("it ends", || shell.call("output", &json!({ "job_id": job }))["status"] == "finished");
+        shell.call("output", &json!({ "job_id": job }))
+    };
+    let start = |command: &str| {
+        let job = shell.call("run", &json!({ "command": command, "background": true }))["job_id"].as_u64().unwrap();
+        ended(job);
+        job
+    };
+    let small = start("echo keep; exit 3");
+    let large = start("head -c 2000000 /dev/zero; exit 4");
+    for _ in 0..3 {
+        start("head -c 2000000 /dev/zero");
+    }
+    let (small, large) = (ended(small), ended(large));
+    assert_eq!((&small["exit_code"], &small["stdout"]["content"]), (&json!(3), &json!("keep\n")));
+    assert_eq!((&large["exit_code"], &large["stdout"]["content"]), (&json!(4), &json!("")));
+    assert_eq!((&large["stdout"]["offset"], &large["stdout"]["total_bytes"]), (&json!(2_000_000), &json!(2_000_000)));
+}
+
+#[test]
 fn a_terminal_for_a_command_and_for_a_job() {
     let shell = Shell::new();
     let plain = shell.call("run", &json!({ "command": "[ -t 1 ] && echo tty || echo no" }));

@@ -55,7 +55,8 @@ pub(super) enum Language {
 pub(super) struct Interpreter {
     job: Arc<Job>,
     link: Arc<Link>,
-    input: Arc<OwnedFd>,
+    /// Until the last code.
+    input: Option<Arc<OwnedFd>>,
     report: OwnedFd,
     /// What came of the next report.
     unread: Vec<u8>,
@@ -88,18 +89,22 @@ pub(super) struct Outcome {
     pub(super) result: Option<String>,
 }
 
-/// How the code ended.
-#[derive(Debug)]
-pub(super) enum CodeEnd {
-    Done(Outcome),
-    /// The interpreter itself ended.
-    Ended(Ended),
+/// What becomes of an interpreter after the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// It waits for more.
+    Stay,
+    /// It ends as a program does: when its threads, timers and exit handlers are through and its files are written.
+    End,
 }
 
 /// What became of the code.
 #[derive(Debug)]
 pub(super) struct CodeOutcome {
-    pub(super) end: CodeEnd,
+    /// What the driver reported, if it could.
+    pub(super) reported: Option<Outcome>,
+    /// How the interpreter itself ended, if it has.
+    pub(super) ended: Option<Ended>,
     pub(super) output: [Captured; 2],
     pub(super) timed_out: bool,
     pub(super) cancelled: bool,
@@ -141,21 +146,19 @@ impl Interpreter {
         let job = Job::started(number, "", Vec::from(fds), &jobs.budget, link, runtime)?;
         let input = job.input_pipe().ok_or(ShellError::Protocol("a job without its input"))?;
         rustix::io::ioctl_fionbio(&report, true).map_err(ShellError::io("configuring a fifo"))?;
-        let mut interpreter = Self { job, link: link.clone(), input, report, unread: Vec::new() };
-        match interpreter
-            .run("", 2000, START_LIMIT, Instant::now() + 2 * START_LIMIT, &CancellationToken::new())
-            .await?
-            .end
-        {
-            CodeEnd::Done(_) => Ok(interpreter),
-            CodeEnd::Ended(Ended { code: NOT_FOUND, .. }) => {
+        let mut interpreter = Self { job, link: link.clone(), input: Some(input), report, unread: Vec::new() };
+        let deadline = Instant::now() + 2 * START_LIMIT;
+        let begun = interpreter.run("", After::Stay, 2000, START_LIMIT, deadline, &CancellationToken::new()).await?;
+        match begun.ended {
+            None => Ok(interpreter),
+            Some(Ended { code: NOT_FOUND, .. }) => {
                 let name = language.program().split(' ').next().unwrap_or_default();
                 let reason = format!(
                     "the sandbox has no {name}: install it on the server's host, or name its folder in `read_only_paths`"
                 );
                 Err(ShellError::Invalid { option: "language", reason })
             }
-            CodeEnd::Ended(ended) => {
+            Some(ended) => {
                 let [_, (errors, _)] = interpreter.job.output([0, 0], 2000, Instant::now()).await;
                 let errors = String::from_utf8_lossy(&errors.bytes).into_owned();
                 let reason = format!("the interpreter ended with code {}: {}", ended.code, errors.trim());
@@ -173,6 +176,7 @@ impl Interpreter {
     pub(super) async fn run(
         &mut self,
         code: &str,
+        after: After,
         most: usize,
         limit: Duration,
         deadline: Instant,
@@ -187,17 +191,32 @@ impl Interpreter {
         let mut next = Instant::now() + limit.min(far);
         let report = self.report.try_clone().map_err(ShellError::io("copying a descriptor"))?;
         let events = register(report, Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
-        let input = self.input.clone();
-        let writing = write_all(&input, &cell, deadline);
+        let input = self.input.clone().ok_or(ShellError::Protocol("code for an interpreter that ends"))?;
+        if after == After::End {
+            self.input = None;
+            self.job.end_input();
+        }
+        let writing = async {
+            let written = write_all(&input, &cell, deadline).await;
+            drop(input);
+            written
+        };
         tokio::pin!(writing);
         let (mut written, mut stage, mut timed_out, mut cancelled) = (false, 0, false, false);
-        let end = loop {
+        let mut reported = None;
+        let ended = loop {
+            // Before the report is looked for, which comes before the end.
+            let ended = self.job.state().ended;
             let report = self.take_report(&nonce)?;
+            let more = matches!(report, Report::More);
             if let Report::Found(outcome) = report {
-                break CodeEnd::Done(outcome);
+                reported = Some(outcome);
+                if after == After::Stay {
+                    break None;
+                }
             }
-            if let Some(ended) = self.job.state().ended {
-                break CodeEnd::Ended(ended);
+            if ended.is_some() && !more {
+                break ended;
             }
             if stage == 0 && cancel.is_cancelled() {
                 (cancelled, next) = (true, Instant::now());
@@ -213,7 +232,7 @@ impl Interpreter {
                 }
                 stage += 1;
             }
-            if let Report::More = report {
+            if more {
                 // Nonsense, as fast as it can be read: it must not keep the thread.
                 tokio::task::yield_now().await;
                 continue;
@@ -229,7 +248,7 @@ impl Interpreter {
         };
         self.job.drained().await;
         let output = self.job.since(began, most);
-        Ok(CodeOutcome { end, output, timed_out, cancelled })
+        Ok(CodeOutcome { reported, ended, output, timed_out, cancelled })
     }
 
     /// The report with this nonce, if it has come. Bounded, since code may write nonsense there.

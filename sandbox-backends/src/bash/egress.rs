@@ -123,6 +123,15 @@ impl Rule {
         host && (self.port.is_none() || self.port == other.port)
     }
 
+    /// Whether it names this host itself, with whatever port.
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        match &self.host {
+            Host::Name(own) => own == name,
+            Host::Address(own) => name.parse() == Ok(*own),
+            Host::Any | Host::Below(_) => false,
+        }
+    }
+
     /// Whether a server of this name may be asked for.
     fn permits_name(&self, name: &str, port: u16) -> bool {
         let host = match &self.host {

@@ -55,7 +55,9 @@ impl From<FileError> for ToolError {
                 Some(libc::ENOENT | libc::ENOTDIR) => ErrorCode::NOT_FOUND,
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorCode::PERMISSION_DENIED,
                 Some(libc::EEXIST | libc::ENOTEMPTY) => ErrorCode::CONFLICT,
-                Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE) => ErrorCode::RESOURCE_EXHAUSTED,
+                // Which no later call has of itself.
+                Some(libc::ENOSPC | libc::EDQUOT) => ErrorCode::BUSINESS_FAILURE,
+                Some(libc::EMFILE | libc::ENFILE) => ErrorCode::RESOURCE_EXHAUSTED,
                 _ => ErrorCode::EXECUTION_ERROR,
             },
             FileError::Kind { .. } | FileError::Path { .. } => ErrorCode::INVALID_INPUT,
@@ -70,7 +72,7 @@ fn describe(error: &io::Error) -> String {
         Some(libc::ENOTDIR) => "a part of the path is no folder".into(),
         Some(libc::EEXIST) => "it exists already".into(),
         Some(libc::EXDEV | libc::ELOOP) => "the path has links that lead nowhere inside".into(),
-        Some(libc::ENOSPC) => "no space is left in the sandbox".into(),
+        Some(libc::ENOSPC | libc::EDQUOT) => "no space is left in the sandbox".into(),
         // Without the number, which says nothing to a client.
         Some(code) => Errno::from_raw_os_error(code).kind().to_string(),
         None => error.to_string(),
@@ -281,6 +283,9 @@ impl Files {
             Err(Errno::XDEV) => self.carry(from, to, &source, overwrite),
             // What is missing is the source, or the folder of the target, which has been opened.
             Err(Errno::NOENT) => Err(fail(from, Errno::NOENT)),
+            Err(Errno::INVAL) => {
+                Err(FileError::Path { path: to.to_owned(), reason: "a folder cannot be moved into itself" })
+            }
             Err(error) => Err(fail(to, error)),
         }
     }

@@ -32,6 +32,8 @@ const READ_BYTES: usize = 32 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 /// The pause between looks at what is still to be read.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
+/// Between SIGINT and SIGKILL at a time limit.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 /// How fast the output of what runs beside the shell is read, so that a flood occupies its sandbox and not the server.
 const BYTES_PER_SECOND: u32 = 32 << 20;
 
@@ -73,6 +75,17 @@ pub(super) enum Kind {
     Command,
 }
 
+/// When a job is ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    /// After this time it is interrupted.
+    pub(super) timeout: Option<Duration>,
+    /// After this time it is killed; a second after the interrupt if absent.
+    pub(super) hard_timeout: Option<Duration>,
+    /// After this time without output it is interrupted.
+    pub(super) idle_timeout: Option<Duration>,
+}
+
 /// How far a job has come; each piece of output makes a new state.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct State {
@@ -80,6 +93,8 @@ pub(super) struct State {
     /// How many of its streams are still open.
     open: u8,
     written: u64,
+    /// Whether a time limit has ended it.
+    pub(super) timed_out: bool,
 }
 
 impl State {
@@ -104,10 +119,19 @@ impl Jobs {
     pub(super) fn add(&self, job: Arc<Job>) {
         let mut jobs = self.lock();
         let over = |job: &Arc<Job>| job.state().is_over(job.kind);
-        while jobs.len() >= MAX_JOBS || self.budget.is_short() {
-            // What commands have left open comes after what is over; jobs that run are not forgotten.
-            let oldest = jobs.iter().position(over).or_else(|| jobs.iter().position(|job| job.kind == Kind::Command));
-            let Some(oldest) = oldest else { break };
+        // What commands have left open comes after what is over; jobs that run are not forgotten.
+        let spare = |jobs: &[Arc<Job>], wanted: &dyn Fn(&Arc<Job>) -> bool| {
+            let command = |job: &Arc<Job>| job.kind == Kind::Command && wanted(job);
+            jobs.iter().position(|job| over(job) && wanted(job)).or_else(|| jobs.iter().position(command))
+        };
+        while self.budget.is_short() {
+            let Some(oldest) = spare(&jobs, &|job| job.takes_disk()) else { break };
+            // How it ended is still known.
+            jobs[oldest].abandon();
+            jobs[oldest].forget_output();
+        }
+        while jobs.len() >= MAX_JOBS {
+            let Some(oldest) = spare(&jobs, &|_| true) else { break };
             jobs.remove(oldest).abandon();
         }
         let open = jobs.iter().filter(|job| job.kind == Kind::Command && !over(job)).count();
@@ -314,6 +338,55 @@ impl Job {
         })
     }
 
+    /// Whether some of its output is on disk.
+    fn takes_disk(&self) -> bool {
+        [0, 1].into_iter().any(|index| self.stream(index).takes_disk())
+    }
+
+    /// Gives back what its output has taken.
+    fn forget_output(&self) {
+        for index in [0, 1] {
+            self.stream(index).forget();
+        }
+    }
+
+    /// Ends it at its time limits.
+    pub(super) fn limit(self: &Arc<Self>, limits: Limits, link: &Arc<Link>, runtime: &Handle) {
+        if limits.timeout.or(limits.hard_timeout).or(limits.idle_timeout).is_none() {
+            return;
+        }
+        let (job, link) = (self.clone(), link.clone());
+        let task = runtime.spawn(async move { job.end_in_time(limits, &link).await });
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
+    }
+
+    async fn end_in_time(&self, limits: Limits, link: &Link) {
+        let far = Duration::from_hours(365 * 24);
+        let began = Instant::now();
+        let after = |from: Instant, time: Option<Duration>| from + time.unwrap_or(far).min(far);
+        let (soft, hard) = (after(began, limits.timeout), after(began, limits.hard_timeout));
+        let mut news = self.state.subscribe();
+        let mut silent_since = began;
+        loop {
+            let before = news.borrow_and_update().written;
+            let due = soft.min(hard).min(after(silent_since, limits.idle_timeout));
+            match timeout_at(due, news.wait_for(|state| state.ended.is_some() || state.written != before)).await {
+                Err(_) => break,
+                Ok(Ok(state)) if state.ended.is_none() => silent_since = Instant::now(),
+                Ok(_) => return,
+            }
+        }
+        self.state.send_modify(|state| state.timed_out = true);
+        if Instant::now() < hard {
+            self.signal(link, libc::SIGINT);
+            let kill = if limits.hard_timeout.is_some() { hard } else { Instant::now() + INTERRUPT_GRACE };
+            if self.ended(kill.saturating_duration_since(Instant::now())).await.is_some() {
+                return;
+            }
+        }
+        self.signal(link, libc::SIGKILL);
+    }
+
     /// Reads its streams no more.
     pub(super) fn abandon(&self) {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -348,10 +421,15 @@ impl Job {
                 // What Ctrl-D sends.
                 write_all(&input, &[4], deadline).await?;
             } else {
-                self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
+                self.end_input();
             }
         }
         Ok(())
+    }
+
+    /// Ends its standard input, as soon as nobody writes to it any more.
+    pub(super) fn end_input(&self) {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The pipe to its standard input.

@@ -105,6 +105,12 @@ impl BashBackend {
                 return Err(ShellError::Invalid { option, reason }.into());
             }
         }
+        // Where each sandbox has folders of its own, mounted over whatever else is there.
+        let own = ["/dev", "/proc", "/tmp", "/var/tmp", "/workspace"];
+        if let Some(path) = config.read_only_paths.iter().find(|path| own.iter().any(|own| path.starts_with(own))) {
+            let reason = format!("{} would be hidden: sandboxes have folders of their own there", path.display());
+            return Err(ShellError::Invalid { option: "read_only_paths", reason }.into());
+        }
         let strict = config.strict.unwrap_or(if resource.is_exposed() { Tier::B } else { Tier::C });
         let egress = egress::rules(&config.egress.allow)?;
         Ok(Self { config, strict, egress })
@@ -217,6 +223,9 @@ impl BashSession {
         let mut proxy = std::collections::BTreeMap::new();
         if !egress.is_empty() {
             let [listener] = self.sandbox.link().order(&wire::Order::Egress).await?;
+            // What the sandbox has itself goes past the proxy, unless the list means the server's host by that name.
+            let local = ["localhost", "127.0.0.1", "::1"].map(|name| (name, egress.iter().any(|rule| rule.is_for(name))));
+            let direct: Vec<_> = local.iter().filter(|(_, listed)| !listed).map(|(name, _)| *name).collect();
             let max_bytes = resource.egress.max_mib << 20;
             self.egress = Some(Egress::start(listener, egress, max_bytes, worker.to_string())?);
             for name in ["http_proxy", "https_proxy", "all_proxy"] {
@@ -224,7 +233,7 @@ impl BashSession {
                 proxy.insert(name.to_uppercase(), egress::PROXY_URL.to_owned());
             }
             for name in ["no_proxy", "NO_PROXY"] {
-                proxy.insert(name.to_owned(), "localhost,127.0.0.1,::1".to_owned());
+                proxy.insert(name.to_owned(), direct.join(","));
             }
         }
         self.write_texts(config.files.clone()).await?;

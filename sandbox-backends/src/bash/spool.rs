@@ -66,6 +66,18 @@ impl Spool {
         self.total
     }
 
+    /// Whether some of it is on disk.
+    pub(super) fn takes_disk(&self) -> bool {
+        self.taken > 0
+    }
+
+    /// Gives up what is kept of it.
+    pub(super) fn forget(&mut self) {
+        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+        (self.taken, self.file, self.limit) = (0, None, MEMORY_BYTES as u64);
+        self.memory = Vec::new();
+    }
+
     /// Takes the next bytes of the stream.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.file.is_none() && self.memory.len() + bytes.len() > MEMORY_BYTES {
@@ -185,7 +197,12 @@ mod tests {
                 let middle = spool.read(total as u64 - 7, 3);
                 assert_eq!((middle.offset, &middle.bytes[..]), (total as u64 - 7, &stream[total - 7..total - 4]));
                 assert_eq!(spool.read(u64::MAX, 10), Piece { offset: total as u64, bytes: Vec::new() });
-                assert_eq!(spool.total(), total as u64);
+                spool.forget();
+                assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+                assert_eq!(spool.read(0, 10), Piece { offset: total as u64, bytes: Vec::new() });
+                spool.push(b"later");
+                assert_eq!(spool.read(0, 10), Piece { offset: total as u64, bytes: b"later".to_vec() });
+                assert_eq!(spool.total(), total as u64 + 5);
                 drop(spool);
                 assert_eq!(budget.used.load(Ordering::Relaxed), 0);
             }

@@ -31,7 +31,7 @@ function next() {
       if (error.code === "EAGAIN" || error.code === "EINTR") return setTimeout(next, 2);
       throw error;
     }
-    if (length === 0) process.exit(0);
+    if (length === 0) return last();
     buffered = Buffer.concat([buffered, piece.subarray(0, length)]);
   }
 }
@@ -67,6 +67,13 @@ async function run({ nonce, code }) {
   }
   fs.writeFileSync(fifo, JSON.stringify(outcome) + "\n", { flag: "a" });
   setImmediate(next);
+}
+
+// No more code comes: from here on this is a program like any other, which ends when nothing is left to wait for.
+function last() {
+  process.off("SIGINT", ignore);
+  process.off("uncaughtException", show);
+  process.off("unhandledRejection", show);
 }
 
 function ignore() {}

@@ -60,6 +60,8 @@ def main():
             raise end
         with open(fifo, "w") as report:
             report.write(json.dumps(outcome) + "\n")
+    # No more code comes: from here on this is a program like any other, which ends when its threads have.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 main()

@@ -1,6 +1,6 @@
 //! PID 1 of a sandbox: completes the construction, obeys the server, reaps.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, Permissions};
@@ -19,15 +19,19 @@ use super::super::error::Step;
 use super::super::places::Places;
 use super::super::script;
 use super::super::wire::{self, Order, Refusal, Report, Setup, Spec, Target};
-use super::policy;
+use super::policy::{self, Filters};
 use super::shell::{Identity, Program, Terminal};
 use super::syscalls::{child_events, exit, heed_children, own_cgroup_namespace, raise_loopback};
 use super::template::{During, Failure, complete, root, seal_settings};
 
+/// How much rather than anything else on the host the kernel is to kill what runs inside when memory is short.
+const OOM_SCORE_ADJ: &str = "300";
 /// Jobs whose sessions are remembered.
 const MAX_SESSIONS: usize = 1024;
 /// Jobs that may be prepared and not started yet; more of them were given up.
 const MAX_PREPARED: usize = 16;
+/// How often what a job has started is looked for again after a SIGKILL.
+const KILL_ROUNDS: u32 = 10;
 /// Where the egress proxy listens inside.
 const EGRESS_PORT: u16 = 3128;
 
@@ -52,8 +56,8 @@ pub(super) struct Init<'a> {
 
 impl<'a> Init<'a> {
     /// Builds the sandbox and serves until the server is gone.
-    pub(super) fn run(setup: &'a Setup, spec: Spec, control: &'a OwnedFd, watch: &OwnedFd) -> ! {
-        let failure = match Self::build(setup, spec, control, watch) {
+    pub(super) fn run(setup: &'a Setup, filters: &Filters, spec: Spec, control: &'a OwnedFd, watch: &OwnedFd) -> ! {
+        let failure = match Self::build(setup, filters, spec, control, watch) {
             Ok(init) => {
                 let Err(error) = init.serve();
                 (Step::ProcessAttributes, error)
@@ -64,8 +68,17 @@ impl<'a> Init<'a> {
         exit(1)
     }
 
-    fn build(setup: &'a Setup, spec: Spec, control: &'a OwnedFd, watch: &OwnedFd) -> Result<Self, Failure> {
+    fn build(
+        setup: &'a Setup,
+        filters: &Filters,
+        spec: Spec,
+        control: &'a OwnedFd,
+        watch: &OwnedFd,
+    ) -> Result<Self, Failure> {
         heed_children();
+        // While the file is this process's own, which it is no more as another user. Without a `/proc` to write to, the
+        // kernel chooses as it likes.
+        let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
         // One byte says that the id maps are written; its absence, that the zygote is gone.
         if rustix::io::read(watch, &mut [0; 1]) != Ok(1) {
             exit(1);
@@ -107,7 +120,7 @@ impl<'a> Init<'a> {
             sessions: BTreeMap::new(),
         };
         init.introduce().during(Step::ControlFiles)?;
-        policy::confine(setup, &init.places)?;
+        policy::confine(setup, &init.places, filters)?;
         Ok(init)
     }
 
@@ -344,12 +357,10 @@ impl<'a> Init<'a> {
                     if let Some(group) = foreground().filter(|group| *group != shell) {
                         let _ = kill_process_group(group, signal);
                     }
-                    self.each_process(|pid, session| {
-                        // Every shell and every job leads a session of its own.
-                        if pid != shell && session == shell {
-                            let _ = kill_process(pid, signal);
-                        }
-                    });
+                    // Every shell and every job leads a session of its own.
+                    for process in processes().filter(|process| process.id != shell && process.session == shell) {
+                        let _ = kill_process(process.id, signal);
+                    }
                 }
             }
             Target::Shell => {
@@ -364,31 +375,8 @@ impl<'a> Init<'a> {
                 // does, and afterwards it may be.
                 let runs = self.jobs.get(&leader) == Some(&number);
                 if runs || (self.shell != Some(leader) && !self.jobs.contains_key(&leader)) {
-                    if runs {
-                        let _ = kill_process_group(leader, signal);
-                    }
-                    self.each_process(|pid, session| {
-                        if session == leader {
-                            let _ = kill_process(pid, signal);
-                        }
-                    });
+                    signal_job(leader, runs, signal);
                 }
-            }
-        }
-    }
-
-    /// Calls back with the id and the session of every process inside.
-    fn each_process(&self, mut found: impl FnMut(Pid, Pid)) {
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            // A name may be no text.
-            let stat = fs::read(entry.path().join("stat")).unwrap_or_default();
-            let stat = String::from_utf8_lossy(&stat);
-            // After the name, which may hold anything: state, parent, group, session.
-            let Some((id, rest)) = stat.split_once(' ') else { continue };
-            let session = rest.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(3));
-            let pid = |text: &str| text.parse().ok().filter(|id| *id > 1).and_then(Pid::from_raw);
-            if let (Some(id), Some(session)) = (pid(id), session.and_then(pid)) {
-                found(id, session);
             }
         }
     }
@@ -409,6 +397,62 @@ impl<'a> Init<'a> {
         }
         exit(0)
     }
+}
+
+/// Sends a signal to what a job runs, once to each: to its session, and, if it is to end, to what its leader has started,
+/// whatever session that has made for itself.
+fn signal_job(leader: Pid, runs: bool, signal: Signal) {
+    let ends = matches!(signal, Signal::KILL | Signal::TERM);
+    for _ in 0..if signal == Signal::KILL { KILL_ROUNDS } else { 1 } {
+        let all: Vec<_> = processes().collect();
+        let mut family = HashSet::from([leader]);
+        // Children may come before their parents.
+        loop {
+            let is_new = |process: &&Process| family.contains(&process.parent) && !family.contains(&process.id);
+            let children: Vec<_> = all.iter().filter(is_new).map(|process| process.id).collect();
+            if children.is_empty() || !(ends && runs) {
+                break;
+            }
+            family.extend(children);
+        }
+        if runs {
+            // At once, so that none of it sees the end of another.
+            let _ = kill_process_group(leader, signal);
+        }
+        let others = all.iter().filter(|process| {
+            (process.session == leader || family.contains(&process.id)) && !(runs && process.group == leader)
+        });
+        // What has been started meanwhile is met the next time.
+        if others.filter(|process| kill_process(process.id, signal).is_ok()).count() == 0 {
+            break;
+        }
+    }
+}
+
+/// A process of the sandbox.
+struct Process {
+    id: Pid,
+    parent: Pid,
+    group: Pid,
+    session: Pid,
+}
+
+/// What runs inside, but for PID 1.
+fn processes() -> impl Iterator<Item = Process> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        entry.file_name().to_str()?.parse::<u32>().ok()?;
+        // A name may be no text.
+        let stat = fs::read(entry.path().join("stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        // After the name, which may hold anything: state, parent, group, session.
+        let (id, rest) = stat.split_once(' ')?;
+        let mut fields = rest.rsplit_once(')')?.1.split_whitespace();
+        let alive = fields.next().filter(|state| *state != "Z");
+        let mut pid = || Pid::from_raw(fields.next()?.parse().ok()?);
+        let (parent, group, session) = (pid()?, pid()?, pid()?);
+        let id = id.parse().ok().filter(|id| *id > 1).and_then(Pid::from_raw)?;
+        alive.map(|_| Process { id, parent, group, session })
+    })
 }
 
 /// Limits what is otherwise counted for all sandboxes together, and for the host's root: without it, one of them could

@@ -38,17 +38,26 @@ const NAMESPACE_FLAGS: [i32; 7] = [
     libc::CLONE_NEWNET,
 ];
 
+/// The system call filters, compiled once for all sandboxes.
+#[derive(Debug)]
+pub(super) struct Filters([BpfProgram; 2]);
+
+impl Filters {
+    pub(super) fn compile(setup: &Setup) -> Result<Self, Failure> {
+        let by_argument = by_argument(setup.namespaces).during(Step::SystemCallFilter)?;
+        Ok(Self([by_argument, calls::by_number().during(Step::SystemCallFilter)?]))
+    }
+}
+
 /// Binds PID 1, and so everything inside, to landlock and to the system call filters. Without namespaces PID 1 itself
 /// stays outside of landlock, which then protects it from the shell's signals, and lets it find what is left at the end.
-pub(super) fn confine(setup: &Setup, places: &Places) -> Result<(), Failure> {
+pub(super) fn confine(setup: &Setup, places: &Places, filters: &Filters) -> Result<(), Failure> {
     rustix::thread::set_no_new_privs(true).during(Step::Privileges)?;
     if setup.namespaces {
         landlock(setup, places)?;
     }
-    let filters = [by_argument(setup.namespaces), calls::by_number()];
-    for program in filters {
-        let program = program.during(Step::SystemCallFilter)?;
-        seccompiler::apply_filter(&program).map_err(io::Error::other).during(Step::SystemCallFilter)?;
+    for program in &filters.0 {
+        seccompiler::apply_filter(program).map_err(io::Error::other).during(Step::SystemCallFilter)?;
     }
     Ok(())
 }

@@ -1,25 +1,21 @@
 //! How PID 1 starts a shell or a job: terminal, identity, limits, execution.
 
-use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::process::{DumpableBehavior, Gid, Pid, Signal, Uid, set_dumpable_behavior};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::super::error::Step;
 use super::super::places::Places;
-use super::super::wire::{Refusal, Setup, Spec};
+use super::super::wire::{Setup, Spec};
 use super::init::c_string;
 use super::policy;
-use super::syscalls::{close_from, execute, exit, fork, kill_all_of_this_user, reset_signals};
+use super::syscalls::{Execution, close_from, exit, fork, kill_all_of_this_user, spawn, unblock_signals};
 use super::template::{During, Failure, SHELL_UID};
-
-/// How much rather than anything else on the host the kernel is to kill what runs inside when memory is short.
-const OOM_SCORE_ADJ: &str = "300";
 
 /// Whose rights the processes of the sandbox have.
 #[derive(Debug, Clone, Copy)]
@@ -169,8 +165,9 @@ impl Program<'_> {
         let variables = environment(places).map(|(name, value)| c_string(format!("{name}={value}")));
         let variables = variables.into_iter().collect::<io::Result<Vec<_>>>().during(Step::Exec)?;
         let cwd = c_string(self.cwd).during(Step::WorkingDirectory)?;
-        let (failure, failed) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during(Step::ShellStreams)?;
-        let Some(pid) = fork().during(Step::Fork)? else {
+        let program = Execution::new(c"/bin/bash", &arguments, &variables);
+        let mut failure = None;
+        let pid = spawn(|| {
             let prepared = (|| {
                 self.attach()?;
                 if !setup.namespaces {
@@ -182,25 +179,20 @@ impl Program<'_> {
                 }
                 close_from(3, libc::CLOSE_RANGE_CLOEXEC).during(Step::ShellStreams)
             })();
-            let Err::<Infallible, _>(failure) =
-                prepared.and_then(|()| Err((Step::Exec, execute(c"/bin/bash", &arguments, &variables))));
-            let _ = rustix::io::write(&failed, &serde_json::to_vec(&Refusal::from(failure)).unwrap_or_default());
-            exit(127)
-        };
-        drop(failed);
-        // Closed by execve, unless there is a failure to read.
-        let mut body = [0; 256];
-        let length = rustix::io::retry_on_intr(|| rustix::io::read(&failure, &mut body)).during(Step::Exec)?;
-        if length == 0 {
-            return Ok(pid);
+            failure = Some(prepared.err().unwrap_or_else(|| (Step::Exec, program.execute())));
+        });
+        // The memory was shared with a process that has changed its user.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).during(Step::ProcessAttributes)?;
+        match failure {
+            None => pid.during(Step::Fork),
+            Some(failure) => Err(failure),
         }
-        let refusal: Refusal = serde_json::from_slice(&body[..length]).during(Step::Exec)?;
-        Err((refusal.step, io::Error::from_raw_os_error(refusal.errno)))
     }
 
     /// Session, controlling terminal, standard streams.
     fn attach(&self) -> Result<(), Failure> {
-        reset_signals();
+        // All dispositions are the defaults, by the zygote.
+        unblock_signals();
         rustix::process::setsid().during(Step::ShellStreams)?;
         if let Some(terminal) = self.terminal {
             rustix::process::ioctl_tiocsctty(&terminal.slave).during(Step::ShellStreams)?;
@@ -210,8 +202,6 @@ impl Program<'_> {
         rustix::stdio::dup2_stdout(out).during(Step::ShellStreams)?;
         rustix::stdio::dup2_stderr(err).during(Step::ShellStreams)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        // Without a `/proc` to write to, the kernel chooses as it likes.
-        let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
         Ok(())
     }
 }

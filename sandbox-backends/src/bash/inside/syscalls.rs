@@ -2,9 +2,11 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use rustix::process::Pid;
 
 /// The control socket.
@@ -28,12 +30,20 @@ pub(super) fn reset_signals() {
     // two signals that it keeps for itself.
     let default = [0_u64; 4];
     // SAFETY: the process has one thread; the structure is at least as long as the kernel's and outlives the call, the
-    // set in it has 8 bytes; the refusal for SIGKILL and SIGSTOP is harmless; the mask is initialised by sigemptyset
-    // before it is used.
+    // set in it has 8 bytes; the refusal for SIGKILL and SIGSTOP is harmless.
     unsafe {
         for signal in 1..=64 {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), 8);
         }
+    }
+    unblock_signals();
+}
+
+/// Blocks no signal.
+#[expect(unsafe_code, reason = "signal masks have no safe wrapper")]
+pub(super) fn unblock_signals() {
+    // SAFETY: the mask is initialised by sigemptyset before it is used.
+    unsafe {
         let mut mask = std::mem::zeroed();
         libc::sigemptyset(&raw mut mask);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut());
@@ -130,14 +140,60 @@ pub(super) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Replaces the process; answers why that failed.
-#[expect(unsafe_code, reason = "execve has no safe wrapper")]
-pub(super) fn execute(program: &CStr, arguments: &[CString], variables: &[CString]) -> io::Error {
-    let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>();
-    let (arguments, variables) = (pointers(arguments), pointers(variables));
-    // SAFETY: both arrays end with a null pointer and point to strings that live until the call returns.
-    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), variables.as_ptr()) };
-    io::Error::last_os_error()
+/// Bytes of stack that [`spawn`] gives.
+const STACK_BYTES: usize = 128 << 10;
+
+/// Runs `child` in a new process that shares the memory of this one, which waits meanwhile, until that has executed
+/// another program or `child` has returned, which ends it. No page is copied: a process that forks its whole memory for
+/// a program to be executed in it takes several times as long, and pays again for each page that it writes afterwards.
+#[expect(unsafe_code, reason = "clone has no safe wrapper")]
+pub(super) fn spawn<F: FnMut()>(mut child: F) -> io::Result<Pid> {
+    extern "C" fn enter<F: FnMut()>(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: this is the closure that was passed to clone, which nothing else uses while the parent waits.
+        unsafe { (*child.cast::<F>())() };
+        exit(127)
+    }
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: new pages at an address of the kernel's choice, unmapped below, when nothing uses them any more; the lowest
+    // of them has no access, so that an overflow is a fault. The stack begins at their end, aligned to pages. This process
+    // has one thread and waits, so that the child may use all of its memory; signal handlers, which would see it so, are
+    // not installed in any process inside; the closure outlives the child's use of it.
+    unsafe {
+        let stack = mmap_anonymous(ptr::null_mut(), STACK_BYTES, access, flags)?;
+        let guarded = mprotect(stack, rustix::param::page_size(), MprotectFlags::empty()).map_err(io::Error::from);
+        let pid = guarded.and_then(|()| {
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            match libc::clone(enter::<F>, stack.byte_add(STACK_BYTES), flags, (&raw mut child).cast()) {
+                -1 => Err(io::Error::last_os_error()),
+                pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+            }
+        });
+        munmap(stack, STACK_BYTES)?;
+        pid
+    }
+}
+
+/// A program to be executed, in the form that the kernel takes.
+pub(super) struct Execution<'a> {
+    program: &'a CStr,
+    arguments: Vec<*const libc::c_char>,
+    variables: Vec<*const libc::c_char>,
+    texts: PhantomData<&'a [CString]>,
+}
+
+impl<'a> Execution<'a> {
+    pub(super) fn new(program: &'a CStr, arguments: &'a [CString], variables: &'a [CString]) -> Self {
+        let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
+        Self { program, arguments: pointers(arguments), variables: pointers(variables), texts: PhantomData }
+    }
+
+    /// Replaces the process; answers why that failed.
+    #[expect(unsafe_code, reason = "execve has no safe wrapper")]
+    pub(super) fn execute(&self) -> io::Error {
+        // SAFETY: both arrays end with a null pointer and point to strings that outlive this value.
+        unsafe { libc::execve(self.program.as_ptr(), self.arguments.as_ptr(), self.variables.as_ptr()) };
+        io::Error::last_os_error()
+    }
 }
 
 /// Brings `lo` up.

@@ -14,6 +14,7 @@ use super::super::error::Step;
 use super::super::removal::remove_tree;
 use super::super::wire::{self, FromZygote, Join, Report, Setup, Spec, ToZygote};
 use super::init::Init;
+use super::policy::Filters;
 use super::syscalls::{clone, close_from, control_socket, exit, ignore_children, reset_signals};
 use super::template::{During, Failure, SHELL_UID, build, workspaces};
 
@@ -50,6 +51,7 @@ fn serve(control: &OwnedFd) -> Result<(), Failure> {
         unshare(&setup)?;
         build(&setup)?;
     }
+    let filters = Filters::compile(&setup)?;
     wire::send(control, &FromZygote::Ready, &[]).during(Step::Options)?;
     let mut folders = Vec::new();
     while let Some((request, fds)) = wire::receive(control).during(Step::Options)? {
@@ -57,7 +59,7 @@ fn serve(control: &OwnedFd) -> Result<(), Failure> {
         let mut fds = fds.into_iter();
         let Some(socket) = fds.next() else { continue };
         remember(&mut folders, &setup, &spec);
-        if let Err(failure) = spawn(control, &setup, spec, &socket, &fds.collect::<Vec<_>>()) {
+        if let Err(failure) = spawn(control, &setup, &filters, spec, &socket, &fds.collect::<Vec<_>>()) {
             let _ = wire::send(&socket, &Report::Failed(failure.into()), &[]);
         }
     }
@@ -117,13 +119,20 @@ fn unshare(setup: &Setup) -> Result<(), Failure> {
 }
 
 /// Forks one sandbox and tells the server its pidfd.
-fn spawn(control: &OwnedFd, setup: &Setup, spec: Spec, socket: &OwnedFd, groups: &[OwnedFd]) -> Result<(), Failure> {
+fn spawn(
+    control: &OwnedFd,
+    setup: &Setup,
+    filters: &Filters,
+    spec: Spec,
+    socket: &OwnedFd,
+    groups: &[OwnedFd],
+) -> Result<(), Failure> {
     let (watch, hold) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during(Step::Options)?;
     let folder = if spec.cgroup == Join::Clone { groups.first() } else { None };
     let (host_id, join) = (spec.host_id, spec.cgroup);
     let Some((pid, pidfd)) = clone(setup.namespaces, folder.map(AsFd::as_fd)).during(Step::Namespaces)? else {
         close_all(control, &hold);
-        Init::run(setup, spec, socket, &watch);
+        Init::run(setup, filters, spec, socket, &watch);
     };
     drop(watch);
     let joined = groups

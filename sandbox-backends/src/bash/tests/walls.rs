@@ -53,6 +53,8 @@ async fn resources_are_limited() {
     assert!(outcome.timed_out || outcome.exit_code != 0, "{outcome:?}");
     let outcome = sh(&mut shell, "kill -9 -1; echo alive").await;
     assert!(outcome.stdout.text == "alive\n" || outcome.shell_restarted, "{outcome:?}");
+    // Before anything else on the host, when memory is short there.
+    assert_eq!(stdout(&mut shell, "cat /proc/self/oom_score_adj").await, "300\n");
     shell.sandbox.close().await.unwrap();
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::super::code::{CodeEnd, Ground, Interpreter, Language};
+use super::super::code::{After, Ground, Interpreter, Language};
 use super::super::output::Captured;
 use super::super::walk::{self, Entry, Next};
 use super::super::{BashBackend, BashSession};
@@ -65,6 +65,7 @@ struct MadeFile {
 #[tools]
 impl BashBackend {
     /// Run Python or JavaScript in the sandbox, beside the shell. The value of a last expression is answered as `result`.
+    /// Code on its own ends as a program does, when its threads, timers and exit handlers are through.
     #[tool]
     async fn code(
         &self,
@@ -109,13 +110,15 @@ impl BashBackend {
         let most = usize::try_from(max_output_bytes).unwrap_or(usize::MAX);
         let (began, clock) = (Instant::now(), SystemTime::now());
         // Until it is put back, a call that is dropped takes the interpreter with it.
-        let outcome = interpreter.run(&code, most, limit, context.deadline(), cancel).await?;
+        let after = if stateful { After::Stay } else { After::End };
+        let outcome = interpreter.run(&code, after, most, limit, context.deadline(), cancel).await?;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let [stdout, stderr] = outcome.output;
-        let (exit_code, result, ended) = match outcome.end {
-            CodeEnd::Done(done) => (i32::from(!done.ok), done.result, false),
-            CodeEnd::Ended(ended) => (ended.code, None, true),
-        };
+        let failed = outcome.reported.as_ref().is_some_and(|reported| !reported.ok);
+        let ended = outcome.ended.is_some();
+        // An interpreter that ends as it should does not know that the code had failed before.
+        let exit_code = outcome.ended.map_or(0, |ended| ended.code).max(i32::from(failed));
+        let result = outcome.reported.and_then(|reported| reported.result);
         if let Some(kept) = &mut kept {
             if ended { kept.forget(language) } else { kept.put(language, interpreter) }
         }

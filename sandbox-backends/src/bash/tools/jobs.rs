@@ -38,6 +38,8 @@ struct JobOutput {
     exit_code: Option<i32>,
     /// The signal that the exit code stands for.
     signal: Option<&'static str>,
+    /// Whether a time limit of its own has ended it.
+    timed_out: bool,
     stdout: Part,
     stderr: Part,
 }
@@ -48,7 +50,8 @@ struct Part {
     /// The bytes, as text or in base64.
     content: String,
     encoding: Encoding,
-    /// Offset of the first byte; more than was asked for if what lies between is no longer kept.
+    /// Offset of the first byte; more than was asked for if what lies between is no longer kept: of the output of a
+    /// session the oldest gives way when there is too much (`output_mib` of the resource).
     offset: u64,
     /// Where to go on.
     next_offset: u64,
@@ -72,6 +75,8 @@ struct JobInfo {
     status: Status,
     exit_code: Option<i32>,
     signal: Option<&'static str>,
+    /// Whether a time limit of its own has ended it.
+    timed_out: bool,
     /// Whether it was started as a job; else it is what a command in the shell left.
     background: bool,
     /// Whether it has a terminal.
@@ -121,7 +126,8 @@ impl BashBackend {
         let (status, exit_code, signal) = progress(&job);
         let over = status != Status::Running;
         let [stdout, stderr] = pieces.map(|(piece, total)| Part::new(piece, total, over));
-        Ok(JobOutput { status, exit_code, signal, stdout, stderr })
+        let timed_out = job.state().timed_out;
+        Ok(JobOutput { status, exit_code, signal, timed_out, stdout, stderr })
     }
 
     /// List the session's jobs.
@@ -136,6 +142,7 @@ impl BashBackend {
                 status,
                 exit_code,
                 signal,
+                timed_out: job.state().timed_out,
                 background: job.kind != Kind::Command,
                 pty: job.kind == Kind::Background { terminal: true },
                 started_at: job.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
@@ -146,7 +153,8 @@ impl BashBackend {
         Ok(JobList { jobs: jobs.collect() })
     }
 
-    /// End a job with everything it has started, and wait up to two seconds for its end.
+    /// End a job with everything that it and its children have started, and wait up to two seconds for its end. What has
+    /// detached itself, as a daemon does whose parent has ended, lives until the session ends.
     #[tool]
     async fn kill(
         &self,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::super::command::{RunOutcome, RunRequest};
 use super::super::config::check_env;
 use super::super::error::ShellError;
-use super::super::job::write_all;
+use super::super::job::{Limits, write_all};
 use super::super::signals::{self, SignalName};
 use super::super::terminal::resize;
 use super::super::wire::{Order, Target};
@@ -77,11 +77,12 @@ impl BashBackend {
         progress: &Progress,
         /// The command: any bash, also several lines.
         command: String,
-        /// After this time the command is interrupted, in milliseconds; what is left of the call's own limit, less what it
-        /// takes to answer, if absent.
+        /// After this time the command is interrupted, in milliseconds. If absent: what is left of the call's own limit,
+        /// less what it takes to answer; a job has no limit then.
         #[schemars(range(min = 1))]
         timeout_ms: Option<u64>,
-        /// After this time the command is killed, in milliseconds; a second after it was interrupted if absent.
+        /// After this time the command is killed, in milliseconds, a tenth of a second after an interrupt that may spare
+        /// the shell; a second after it was interrupted if absent.
         #[schemars(range(min = 1))]
         hard_timeout_ms: Option<u64>,
         /// After this time without output the command is interrupted, in milliseconds.
@@ -107,8 +108,10 @@ impl BashBackend {
     ) -> Result<RunResult> {
         let left = context.deadline().saturating_duration_since(Instant::now());
         let most = left.saturating_sub(ANSWER_MARGIN).max(left / 2);
-        let timeout = limit_within("timeout_ms", timeout_ms, most)?;
-        let hard_timeout = hard_timeout_ms.map(|time| limit_within("hard_timeout_ms", Some(time), left)).transpose()?;
+        // A job may run longer than the call that starts it.
+        let [timeout_asked, hard_asked] = [timeout_ms, hard_timeout_ms].map(|time| time.filter(|_| !background));
+        let timeout = limit_within("timeout_ms", timeout_asked, most)?;
+        let hard_timeout = hard_asked.map(|time| limit_within("hard_timeout_ms", Some(time), left)).transpose()?;
         check_env(&env)?;
         let env: Vec<_> = env.into_iter().collect();
         let mut request = RunRequest {
@@ -139,6 +142,9 @@ impl BashBackend {
             let began = Instant::now();
             let (job, restarts) =
                 shell.start_job(request, context.cancellation()).await.inspect_err(|error| session.examine(error))?;
+            let [timeout, hard_timeout, idle_timeout] =
+                [timeout_ms, hard_timeout_ms, idle_timeout_ms].map(|time| time.map(Duration::from_millis));
+            job.limit(Limits { timeout, hard_timeout, idle_timeout }, session.sandbox.link(), &session.runtime);
             return Ok(RunResult {
                 shell_restarted: restarts.restarted,
                 state_lost: restarts.state_lost,

@@ -81,6 +81,11 @@ impl BashBackend {
         #[schemars(range(min = 1, max = 100_000))]
         max_results: u32,
     ) -> Result<Matches> {
+        if pattern.starts_with('/') || pattern.split('/').any(|part| part == "..") {
+            let message = "`pattern` is for paths from the folder: neither `/` at its beginning nor `..` can match; name \
+                           the folder as `path`";
+            return Err(ToolError::new(ErrorCode::INVALID_INPUT, message));
+        }
         let matcher = glob(&pattern, "pattern")?;
         let path = session.path(&path);
         let _user = session.as_user()?;

@@ -40,6 +40,8 @@ pub(crate) const MAX_DEPTH: u8 = 8;
 
 /// Synchronous bodies of one resource that may run at once.
 const MAX_BLOCKING_THREADS: usize = 64;
+/// The same of one session, which must leave some to the others.
+pub(crate) const MAX_SESSION_THREADS: usize = 16;
 
 /// A type that tools and hooks may borrow: the runtime makes it for the call, nothing of it comes from the client.
 ///
@@ -93,12 +95,18 @@ impl ResourceContext {
     /// One of the threads for synchronous bodies.
     ///
     /// # Errors
-    /// All of them are in use.
-    pub(crate) fn reserve_thread(&self) -> Result<OwnedSemaphorePermit> {
-        self.blocking.clone().try_acquire_owned().map_err(|_| {
-            let message = format!("{MAX_BLOCKING_THREADS} blocking calls of `{}` are running", self.name);
-            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, message)
-        })
+    /// All of them are in use, or all that the session may have.
+    fn reserve_thread(&self, session: Option<&Session>) -> Result<Thread> {
+        let full = |limit: usize, whose: &str| {
+            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{limit} blocking calls of {whose} are running"))
+        };
+        let take = |threads: &Arc<Semaphore>| threads.clone().try_acquire_owned().ok();
+        let of_session = session
+            .map(|session| take(&session.threads).ok_or_else(|| full(MAX_SESSION_THREADS, "the session")))
+            .transpose()?;
+        let of_resource =
+            take(&self.blocking).ok_or_else(|| full(MAX_BLOCKING_THREADS, &format!("`{}`", self.name)))?;
+        Ok(Thread { _of_resource: of_resource, _of_session: of_session })
     }
 
     /// Name of the resource, such as `vm_small`.
@@ -127,6 +135,12 @@ impl ResourceContext {
     pub(crate) fn facts(&self) -> Value {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// A thread for one synchronous body.
+pub(crate) struct Thread {
+    _of_resource: OwnedSemaphorePermit,
+    _of_session: Option<OwnedSemaphorePermit>,
 }
 
 /// The call that is running, or the request that a hook serves.
@@ -391,8 +405,16 @@ impl ToolContext {
     ///
     /// # Errors
     /// All of them are in use.
-    pub(crate) fn thread(&self) -> Result<Option<OwnedSemaphorePermit>> {
-        if self.inner.blocking { self.inner.resource.reserve_thread().map(Some) } else { Ok(None) }
+    pub(crate) fn thread(&self) -> Result<Option<Thread>> {
+        if self.inner.blocking { self.reserve_thread().map(Some) } else { Ok(None) }
+    }
+
+    /// A thread for a synchronous body.
+    ///
+    /// # Errors
+    /// All of them are in use.
+    pub(crate) fn reserve_thread(&self) -> Result<Thread> {
+        self.inner.resource.reserve_thread(self.inner.session.as_deref())
     }
 
     pub(crate) fn mark_entered(&self) {
@@ -440,7 +462,7 @@ impl ToolContext {
 
     pub(crate) async fn spawn_blocking<R: Send + 'static>(
         &self,
-        thread: OwnedSemaphorePermit,
+        thread: Thread,
         body: impl FnOnce() -> R + Send + 'static,
     ) -> Result<std::thread::Result<R>> {
         let thread = self.inner.resource.runtime.spawn_blocking(move || {

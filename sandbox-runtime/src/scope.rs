@@ -5,12 +5,11 @@
 
 use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     backend::Backend,
-    context::{Inject, ResourceContext, ToolContext},
+    context::{Inject, ResourceContext, Thread, ToolContext},
     error::Result,
     gate::Turn,
     hold::{Exclusive, SharedGuard},
@@ -23,7 +22,7 @@ pub struct CallScope<B: Backend> {
     pub(crate) guard: Option<SharedGuard<B::Session>>,
     pub(crate) _turn: Turn,
     /// Of a tool that said that its body blocks.
-    pub(crate) thread: Option<OwnedSemaphorePermit>,
+    pub(crate) thread: Option<Thread>,
     pub(crate) backend: Arc<B>,
     pub(crate) shared: Arc<B::Shared>,
     pub(crate) context: ToolContext,
@@ -71,7 +70,7 @@ impl<B: Backend> CallScope<B> {
         let context = self.context.clone();
         let thread = match self.thread.take() {
             Some(thread) => thread,
-            None => context.resource().reserve_thread()?,
+            None => context.reserve_thread()?,
         };
         let abandoned = context.break_session_on_drop();
         let ended = context.spawn_blocking(thread, move || body(&self)).await;

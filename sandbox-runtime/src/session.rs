@@ -10,11 +10,12 @@ use std::{
 };
 
 use sandbox_types::{ErrorCode, SessionId, WorkerId};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::hold::Exclusive;
 use crate::{
+    context::MAX_SESSION_THREADS,
     creation::Slot,
     error::{Result, ToolError},
     pace::is_kept_free,
@@ -97,6 +98,8 @@ pub(crate) struct Session {
     /// Fires when the session ends; `supervise` passes it on to the calls that run on it.
     pub(crate) cancel: CancellationToken,
     pub(crate) waiting: AtomicU32,
+    /// Threads for synchronous bodies that it may have.
+    pub(crate) threads: Arc<Semaphore>,
     state: Mutex<State>,
     table: Weak<SessionTable>,
 }
@@ -146,6 +149,7 @@ impl Session {
             cell: new.cell,
             cancel: CancellationToken::new(),
             waiting: AtomicU32::new(0),
+            threads: Arc::new(Semaphore::new(MAX_SESSION_THREADS)),
             state: Mutex::new(State { leases: 0, ended: None, cleaning: false, slot: Some(new.slot) }),
             table: new.table,
         };

@@ -103,6 +103,26 @@ fn at_most_64_blocking_bodies_run_at_once() {
 }
 
 #[test]
+fn one_session_leaves_threads_to_the_others() {
+    let server = Server::probe();
+    for worker in ["many", "few"] {
+        server.create(worker, &json!({})).data();
+    }
+    let block = |worker: &str, ms: u64| server.execute(worker, "probe:block_beside", &json!({ "ms": ms }));
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| block("many", 3000).data().clone());
+        }
+        thread::sleep(Duration::from_secs(1));
+        let refused = block("many", 1);
+        assert_eq!((refused.status, refused.code()), (429, 4029));
+        assert!(refused.body["message"].as_str().unwrap().contains("16 blocking calls of the session"), "{refused:?}");
+        block("few", 1).data();
+    });
+    block("many", 1).data();
+}
+
+#[test]
 fn sessions_are_limited_by_resource_and_worker() {
     let server =
         Server::start(&json!({ "resources": { "probe": { "max_sessions": 3, "max_sessions_per_worker": 2 } } }));

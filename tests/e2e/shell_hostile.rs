@@ -160,3 +160,20 @@ fn an_edit_that_nobody_waits_for_ends() {
     assert_eq!(shell.call("write", &json!({ "path": "g", "content": "old" }))["total_bytes"], 3);
     assert_eq!(shell.call("edit", &json!({ "path": "g", "old_text": "old", "new_text": "new" }))["replacements"], 1);
 }
+
+#[test]
+fn a_removal_of_what_grows_ends_with_its_call() {
+    let shell = Shell::new();
+    let grow = "import os, sys\nn = 0\nwhile True:\n    n += 1\n    try: os.mkdir(f'grow/{sys.argv[1]}-{n}')\n    except OSError: pass";
+    shell.call("write", &json!({ "path": "grow.py", "content": grow }));
+    shell.sh("mkdir grow; for n in 1 2 3; do python3 grow.py $n & done; sleep 0.5");
+    let request = json!({
+        "worker_id": "w", "action": "bash:remove", "timeout": 3, "params": { "path": "grow", "recursive": true },
+    });
+    let reply = shell.server.post("/execute", &request);
+    // Cancelled, or, where the kernel shows of a folder what it held when it was opened, not empty.
+    assert!([5020, 4009].contains(&reply.code()), "{reply:?}");
+    // The thread is free, and the session lives.
+    assert_eq!(shell.sh("kill %1 %2 %3; wait; echo alive").lines().last(), Some("alive"));
+    shell.call("remove", &json!({ "path": "grow", "recursive": true }));
+}

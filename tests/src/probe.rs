@@ -214,6 +214,13 @@ impl Probe {
         Ok(session.total)
     }
 
+    /// Block a thread of the pool, beside others on the session.
+    #[tool(blocking)]
+    fn block_beside(&self, session: &Session, ms: u64) -> Result<u64> {
+        std::thread::sleep(Duration::from_millis(ms));
+        Ok(session.total)
+    }
+
     /// Block a thread of the pool.
     #[tool(blocking)]
     fn block_free(&self, ms: u64) -> Result<()> {

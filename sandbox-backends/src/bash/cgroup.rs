@@ -18,6 +18,8 @@ const PREFIX: &str = "sandbox-";
 const OWN_GROUP: &str = "server";
 /// The period of the processor quota, in microseconds.
 const PERIOD_US: u64 = 100_000;
+/// What may wait in the TCP and UDP sockets of a sandbox, in version 1.
+const SOCKET_BYTES: u64 = 64 << 20;
 /// How often, and after which pause, the removal of a group is tried: its last process is still being torn down.
 const REMOVALS: u32 = 200;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
@@ -182,6 +184,11 @@ impl Cgroup {
         let pids = if self.version == Version::Two { &self.folders[0] } else { &self.folders[1] };
         // Those of PID 1 and of a shell that is being replaced are beside the shell's own.
         fs::write(pids.join("pids.max"), limits.pids.saturating_add(2).to_string())?;
+        if self.version == Version::One {
+            // What waits in sockets is counted with the rest only in version 2; here only from the first limit on. Absent
+            // where the kernel counts none of it.
+            let _ = fs::write(self.folders[0].join("memory.kmem.tcp.limit_in_bytes"), SOCKET_BYTES.to_string());
+        }
         let Some(cpus) = limits.cpus else { return Ok(()) };
         #[expect(
             clippy::cast_possible_truncation,

@@ -242,8 +242,19 @@ async fn serve(mut client: TcpStream, policy: Arc<Policy>) {
 /// Reads the head of a request; nothing if the client leaves.
 async fn read_head(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Wanted>, Refusal> {
     let bad = |reason: &str| Refusal("400 Bad Request", reason.to_owned());
-    let mut bytes = Vec::new();
+    let (mut bytes, mut seen, mut parsed) = (Vec::new(), 0_usize, 0);
     loop {
+        // One that comes byte by byte is not read from its beginning each time.
+        let fresh = &bytes[seen.saturating_sub(2)..];
+        let ends = [&b"\n\r\n"[..], b"\n\n"].iter().any(|end| memchr::memmem::find(fresh, end).is_some());
+        seen = bytes.len();
+        if !ends && bytes.len() < (2 * parsed).clamp(1, MAX_HEAD_BYTES) {
+            if !read_more(client, &mut bytes).await {
+                return Ok(None);
+            }
+            continue;
+        }
+        parsed = bytes.len();
         let mut headers = [httparse::EMPTY_HEADER; 128];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&bytes) {
@@ -281,10 +292,20 @@ async fn read_head(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Wante
             Ok(httparse::Status::Partial) => return Err(bad("the head of the request is too long")),
             Err(error) => return Err(bad(&format!("this is no HTTP request: {error}"))),
         }
-        let mut piece = [0; 4096];
-        match client.read(&mut piece).await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(length) => bytes.extend_from_slice(&piece[..length]),
+        if !read_more(client, &mut bytes).await {
+            return Ok(None);
+        }
+    }
+}
+
+/// Appends what comes next; says whether anything did.
+async fn read_more(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> bool {
+    let mut piece = [0; 4096];
+    match client.read(&mut piece).await {
+        Ok(0) | Err(_) => false,
+        Ok(length) => {
+            bytes.extend_from_slice(&piece[..length]);
+            true
         }
     }
 }

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveF
 use rustix::io::Errno;
 use rustix::process::{Gid, getgroups};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_thread_groups};
-use sandbox_runtime::prelude::{ErrorCode, ToolError};
+use sandbox_runtime::prelude::{CancellationToken, ErrorCode, ToolError};
 
 use super::removal::remove_entry;
 
@@ -55,6 +55,7 @@ impl From<FileError> for ToolError {
                 Some(libc::ENOENT | libc::ENOTDIR) => ErrorCode::NOT_FOUND,
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorCode::PERMISSION_DENIED,
                 Some(libc::EEXIST | libc::ENOTEMPTY) => ErrorCode::CONFLICT,
+                Some(libc::ECANCELED) => ErrorCode::CANCELLED,
                 // Which no later call has of itself.
                 Some(libc::ENOSPC | libc::EDQUOT) => ErrorCode::BUSINESS_FAILURE,
                 Some(libc::EMFILE | libc::ENFILE) => ErrorCode::RESOURCE_EXHAUSTED,
@@ -73,6 +74,7 @@ fn describe(error: &io::Error) -> String {
         Some(libc::EEXIST) => "it exists already".into(),
         Some(libc::EXDEV | libc::ELOOP) => "the path has links that lead nowhere inside".into(),
         Some(libc::ENOSPC | libc::EDQUOT) => "no space is left in the sandbox".into(),
+        Some(libc::ECANCELED) => "the call was cancelled before all of it was done".into(),
         // Without the number, which says nothing to a client.
         Some(code) => Errno::from_raw_os_error(code).kind().to_string(),
         None => error.to_string(),
@@ -306,10 +308,16 @@ impl Files {
         rustix::fs::unlinkat(&source.folder, &source.name, AtFlags::empty()).map_err(|error| fail(from, error))
     }
 
-    /// Removes an entry, with everything below it if asked; answers how many.
-    pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<u64, FileError> {
+    /// Removes an entry, with everything below it if asked, until the call is cancelled; answers how many.
+    pub(super) fn remove(
+        &self,
+        path: &str,
+        recursive: bool,
+        cancellation: &CancellationToken,
+    ) -> Result<u64, FileError> {
         let place = self.locate(path, false)?;
-        remove_entry(place.folder.as_fd(), &place.name, recursive).map_err(|error| fail(path, error))
+        let go_on = || !cancellation.is_cancelled();
+        remove_entry(place.folder.as_fd(), &place.name, recursive, &go_on).map_err(|error| fail(path, error))
     }
 }
 

@@ -38,6 +38,9 @@ const TERMINAL_GRACE: Duration = Duration::from_millis(5);
 const SILENCE_LIMIT: Duration = Duration::from_millis(100);
 /// After this time what a command has written so far is looked at.
 const QUICK_TIME: Duration = Duration::from_millis(1);
+/// The pause after each turn of nonsense in the place of a record, so that a flood of it occupies its sandbox and not the
+/// server.
+const NONSENSE_PAUSE: Duration = Duration::from_millis(1);
 /// Starts of the shell for one command.
 const MAX_STARTS: u32 = 3;
 
@@ -331,7 +334,11 @@ impl Shell {
             }
             if self.streams.has_more() {
                 // There is more to read, but a flood of output must not keep the thread, nor hide the record.
-                tokio::task::yield_now().await;
+                if self.streams.is_flooded() {
+                    tokio::time::sleep(NONSENSE_PAUSE).await;
+                } else {
+                    tokio::task::yield_now().await;
+                }
                 self.streams.suppose_ready(&watch);
                 continue;
             }

@@ -180,6 +180,11 @@ impl Streams {
         self.ready[0] || self.ready[1] || self.record_ready
     }
 
+    /// Whether what is there is mostly nonsense on the way of records.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.record_ready && !self.ready[0] && !self.ready[1]
+    }
+
     /// Takes the outputs for ready: after the end of a command what is there must be read, whatever the events said.
     pub(super) fn look_again(&mut self) {
         (self.ready, self.closed) = ([true; 2], [false; 2]);
@@ -231,16 +236,10 @@ impl Streams {
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(ShellError::io("reading the record")(error)),
             }
-            while let Some(end) = self.records.iter().position(|byte| *byte == 0) {
-                let record: Vec<u8> = self.records.drain(..=end).collect();
-                if let Some(record) = parse(&record[..end], nonce) {
-                    // Mostly all there is. If not, what is left is nobody's, and the next record makes a new event.
-                    self.record_ready = !short;
-                    return Ok(Some(record));
-                }
-            }
-            if self.records.len() > MAX_RECORD_BYTES {
-                self.records.clear();
+            if let Some(record) = find(&mut self.records, nonce) {
+                // Mostly all there is. If not, what is left is nobody's, and the next record makes a new event.
+                self.record_ready = !short;
+                return Ok(Some(record));
             }
         }
         Ok(None)
@@ -257,10 +256,33 @@ fn adopt(fd: &OwnedFd) -> Result<(), ShellError> {
     rustix::io::ioctl_fionbio(fd, true).map_err(ShellError::io("configuring a fifo"))
 }
 
-/// A record with this nonce. A command may have written something unfinished before it.
-fn parse(record: &[u8], nonce: &str) -> Option<Record> {
+/// Takes the record with this nonce, and what stands before it, from what has come; without one, all that cannot be the
+/// beginning of it. A command may have written anything before it.
+fn find(bytes: &mut Vec<u8>, nonce: &str) -> Option<Record> {
+    loop {
+        let Some(begin) = memchr::memmem::find(bytes, nonce.as_bytes()) else {
+            bytes.drain(..bytes.len().saturating_sub(nonce.len() - 1));
+            return None;
+        };
+        let Some(length) = memchr::memchr(0, &bytes[begin..]) else {
+            bytes.drain(..begin);
+            if bytes.len() > MAX_RECORD_BYTES {
+                bytes.clear();
+            }
+            return None;
+        };
+        let record = parse(&bytes[begin + nonce.len()..begin + length]);
+        bytes.drain(..=begin + length);
+        if record.is_some() {
+            return record;
+        }
+    }
+}
+
+/// What stands in a record behind its nonce.
+fn parse(record: &[u8]) -> Option<Record> {
     let record = String::from_utf8_lossy(record);
-    let mut fields = record.split_once(nonce)?.1.splitn(3, '\t').skip(1);
+    let mut fields = record.strip_prefix('\t')?.splitn(2, '\t');
     let exit_code = fields.next()?.parse().ok()?;
     Some(Record { exit_code, cwd: fields.next()?.to_owned() })
 }
@@ -271,11 +293,28 @@ mod tests {
 
     #[test]
     fn only_a_record_with_the_nonce_counts() {
-        let expected = Some(Record { exit_code: 3, cwd: "/a\tb".into() });
-        assert_eq!(parse(b"0123\t3\t/a\tb", "0123"), expected);
-        assert_eq!(parse(b"nonsense\xff0123\t3\t/a\tb", "0123"), expected);
-        for other in ["", "0124\t3\t/", "0123", "0123\t", "0123\tx\t/", "0123\t3"] {
-            assert_eq!(parse(other.as_bytes(), "0123"), None, "{other}");
+        let expected = || Some(Record { exit_code: 3, cwd: "/a\tb".into() });
+        let look = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            (find(&mut bytes, "0123"), String::from_utf8_lossy(&bytes).into_owned())
+        };
+        for before in [&b""[..], b"nonsense\xff", b"\0\0\0", b"0123\t4\0", b"0123\0", b"01230123\0", b"0123\tx\t/\0"] {
+            let bytes = [before, b"0123\t3\t/a\tb\0rest"].concat();
+            assert_eq!(look(&bytes), (expected(), "rest".into()), "{before:?}");
         }
+        for (other, left) in
+            [("", ""), ("0124\t3\t/\0", "/\0"), ("x0123\t3\t", "0123\t3\t"), ("x012", "012"), ("0123\t3\0", "")]
+        {
+            let (record, kept) = look(other.as_bytes());
+            assert!(record.is_none() && kept.ends_with(left) && kept.len() <= left.len().max(3), "{other}: {kept}");
+        }
+        // In pieces, as a fifo may give it.
+        let (mut bytes, mut found) = (Vec::new(), None);
+        for byte in b"junk0120123\t3\t/a\tb\0" {
+            assert_eq!(found, None);
+            bytes.push(*byte);
+            found = find(&mut bytes, "0123");
+        }
+        assert_eq!(found, expected());
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
@@ -127,9 +127,8 @@ impl<'a> Init<'a> {
     /// Makes the files of the protocol and hands them to the server.
     fn introduce(&self) -> io::Result<()> {
         for (name, text) in script::constant(&self.places) {
-            let path = self.places.control(name);
-            fs::write(&path, text)?;
-            fs::set_permissions(&path, Permissions::from_mode(0o444))?;
+            let mut file = File::options().write(true).create_new(true).mode(0o444).open(self.places.control(name))?;
+            file.write_all(text.as_bytes())?;
         }
         self.shell_file(script::SAVED)?;
         let (command, input) = (self.file(script::COMMAND)?, self.file(script::INPUT)?);
@@ -248,11 +247,9 @@ impl<'a> Init<'a> {
 
     /// A file of the protocol that the shell can write.
     fn shell_file(&self, name: &str) -> io::Result<()> {
-        let path = self.places.control(name);
-        fs::File::create_new(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+        let file = File::options().write(true).create_new(true).mode(0o644).open(self.places.control(name))?;
         match self.identity.shell_id() {
-            Some(id) => chown(&path, Some(id), Some(id)),
+            Some(id) => fchown(&file, Some(id), Some(id)),
             None => Ok(()),
         }
     }

@@ -132,10 +132,9 @@ fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<Sec
         clone.push(rule(&[(0, Op::MaskedEq(flag), flag)])?);
     }
     rules.insert(libc::SYS_clone, clone);
-    // Only Unix, IP and netlink sockets, none of them raw: vsock reaches the hypervisor whatever the network
-    // namespace, and the others are attack surface. Without a network namespace, none.
-    let families =
-        [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| u64::from(family.unsigned_abs()));
+    // Only Unix and IP sockets, none of them raw: vsock reaches the hypervisor whatever the network namespace, what waits
+    // in netlink sockets is counted for nobody, and the others are attack surface. Without a network namespace, none.
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.unsigned_abs()));
     let raw = u64::from(libc::SOCK_RAW.unsigned_abs());
     let socket = if namespaces {
         vec![
@@ -149,16 +148,28 @@ fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<Sec
     };
     rules.insert(libc::SYS_socket, socket);
     rules.insert(libc::SYS_socketpair, vec![rule(&[(0, Op::Ne, families[0])])?]);
+    // Programs for the kernel, of which thousands of sockets could have one each.
+    let level = u64::from(libc::SOL_SOCKET.unsigned_abs());
+    let programs = [
+        libc::SO_ATTACH_FILTER,
+        libc::SO_ATTACH_BPF,
+        libc::SO_ATTACH_REUSEPORT_CBPF,
+        libc::SO_ATTACH_REUSEPORT_EBPF,
+    ];
+    let programs = programs.map(|option| rule(&[(1, Op::Eq, level), (2, Op::Eq, u64::from(option.unsigned_abs()))]));
+    rules.insert(libc::SYS_setsockopt, programs.into_iter().collect::<io::Result<_>>()?);
     // Keystrokes put into a terminal are read by whoever reads it next.
     let (sti, linux) = (0x5412, 0x541C);
-    // One command must not close the terminal to the next, nor halt it (`TIOCEXCL`, `TCXONC` with `TCOOFF`).
-    let (exclusive, flow, halt) = (0x540C, 0x540A, 0);
+    // One command must not close the terminal to the next, halt it, or change what it does with what is written
+    // (`TIOCEXCL`, `TCXONC` with `TCOOFF`, `TIOCSETD`).
+    let (exclusive, flow, halt, discipline) = (0x540C, 0x540A, 0, 0x5423);
     rules.insert(
         libc::SYS_ioctl,
         vec![
             rule(&[(1, Op::Eq, sti)])?,
             rule(&[(1, Op::Eq, linux)])?,
             rule(&[(1, Op::Eq, exclusive)])?,
+            rule(&[(1, Op::Eq, discipline)])?,
             rule(&[(1, Op::Eq, flow), (2, Op::Eq, halt)])?,
         ],
     );

@@ -99,8 +99,8 @@ const ATTACKS: &[Attack] = &[
         code: "symbols = open('/proc/kallsyms').read(4000)\nheld(open('/proc/cmdline').read() == '' and all(line.startswith('0000000000000000') for line in symbols.splitlines()[:-1]) and fails(lambda: open('/proc/kcore', 'rb').read(1)) and fails(lambda: open('/proc/kmsg').read(1)))" },
     Attack { name: "36 shared memory without end", wall: "ipc namespace; sized /dev/shm", open: NAMESPACES,
         code: "def fill():\n    with open('/dev/shm/f', 'wb') as f:\n        for _ in range(1000): f.write(bytes(1 << 20))\nheld(fails(fill, errno.ENOSPC))" },
-    Attack { name: "37 the network by netlink", wall: "network namespace; without one the system call filter", open: NEVER,
-        code: "def links():\n    s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n    s.send(struct.pack('IHHIIB3x', 20, 18, 0x301, 1, 0, 0))\n    return s.recv(65536).count(b'lo\\0')\ntry: held(links() <= 1 and len(socket.if_nameindex()) == 1)\nexcept OSError: held(True)" },
+    Attack { name: "37 netlink: the network, and queues that are counted for nobody", wall: "system call filter", open: NEVER,
+        code: "held(all(fails(lambda p=p: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, p), errno.EPERM) for p in (0, 2, 16)))" },
     Attack { name: "38 names resolved for the sandbox", wall: "no network", open: NEVER,
         code: "def ask():\n    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2); s.sendto(b'x' * 30, ('8.8.8.8', 53)); s.recv(10)\nheld(fails(ask) and fails(lambda: socket.getaddrinfo('example.com', 80)))" },
     Attack { name: "39 faults handled by the attacker", wall: "system call filter; not in /dev", open: NEVER,
@@ -127,6 +127,10 @@ const ATTACKS: &[Attack] = &[
         code: "held(all(fails(lambda f=f: open(f)) for f in ('/etc/shadow', '/root/.bashrc', '/var/log/dpkg.log', HOST_FILE)) and fails(lambda: open('/usr/x', 'w')))\ntry: open(HOST_FILE, 'w').write('overwritten')\nexcept OSError: pass" },
     Attack { name: "50 locking all memory", wall: "RLIMIT_MEMLOCK", open: NEVER,
         code: "held(resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] <= 8 << 20)" },
+    Attack { name: "51 programs for sockets", wall: "system call filter", open: NEVER,
+        code: "a, b = socket.socketpair()\nheld(all(fails(lambda n=n: a.setsockopt(socket.SOL_SOCKET, n, bytes(16)), errno.EPERM) for n in (26, 50, 51, 52)))" },
+    Attack { name: "52 another discipline of a terminal", wall: "system call filter", open: NEVER,
+        code: "import fcntl, pty\ntry: m, s = pty.openpty()\nexcept OSError: s = 0\nheld(s == 0 or fails(lambda: fcntl.ioctl(s, 0x5423, struct.pack('i', 27)), errno.EPERM))" },
 ];
 
 /// A segment of System V shared memory on the host.
@@ -243,6 +247,25 @@ fn the_catalogue_is_held_in_lower_tiers() {
     }
 }
 
+/// Fills the queues of many UDP sockets, and prints how many bytes they took.
+const QUEUES: &str = r#"
+import socket
+sockets = []
+for _ in range(60):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+    s.bind(("127.0.0.1", 0))
+    s.setblocking(False)
+    for _ in range(200): s.sendto(bytes(50000), s.getsockname())
+    sockets.append(s)
+queued = 0
+for s in sockets:
+    try:
+        while True: queued += len(s.recv(65536))
+    except OSError: pass
+print(queued)
+"#;
+
 #[tokio::test]
 async fn floods_do_not_take_the_session() {
     let config = BashConfig { workspace_mib: 16, tmp_mib: 8, pids: 60, memory_mib: Some(256), ..BashConfig::default() };
@@ -263,6 +286,10 @@ async fn floods_do_not_take_the_session() {
         let memfd = "import os\nf = os.memfd_create('x')\nwhile True: os.write(f, bytes(1 << 20))";
         let code = sh(&mut shell, &format!("/usr/bin/python3 -c '{memfd}'")).await.exit_code;
         assert!([1, 137].contains(&code), "{code}");
+        // And what waits in sockets.
+        let outcome = sh(&mut shell, &format!("/usr/bin/python3 -c '{QUEUES}'")).await;
+        let queued: u64 = outcome.stdout.text.trim().parse().unwrap_or(0);
+        assert!(outcome.exit_code == 137 || (1 << 20..200 << 20).contains(&queued), "{outcome:?}");
     }
     // 3: bytes and names.
     let filled =

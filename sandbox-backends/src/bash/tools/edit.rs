@@ -15,10 +15,11 @@ use super::super::files::fail;
 use super::super::{BashBackend, BashSession};
 use super::content::digest;
 use super::files::Written;
+use super::hunks::{self, Misfit};
 
 /// Largest file that is edited.
 const MAX_EDIT_BYTES: u64 = 32 << 20;
-/// Files that are edited at once, in all sessions: each is in memory, twice.
+/// Files that are edited at once, in all sessions: each is in memory, twice, and of a patched one the place of each line.
 static EDITS: Semaphore = Semaphore::const_new(4);
 /// Places after which an edit looks whether anybody still waits for it.
 const PACE: usize = 4096;
@@ -161,7 +162,7 @@ impl BashBackend {
         let directory = session.path(&directory);
         let _turn = session.turn(cancellation)?;
         let _user = session.as_user()?;
-        let planned = session.plan(&patch, &directory)?;
+        let planned = session.plan(&patch, &directory, cancellation)?;
         let mut files = Vec::new();
         for Planned { path, content, mode, change, hunks } in planned {
             match content {
@@ -170,7 +171,7 @@ impl BashBackend {
                     session.replace(&path, mode, &content)?;
                 }
                 None => {
-                    session.files.remove(&path, false)?;
+                    session.files.remove(&path, false, cancellation)?;
                 }
             }
             files.push(PatchedFile { path, change, hunks });
@@ -222,7 +223,7 @@ impl BashSession {
     }
 
     /// What the files of a diff are to become.
-    fn plan(&self, diff: &str, directory: &str) -> Result<Vec<Planned>> {
+    fn plan(&self, diff: &str, directory: &str, cancellation: &CancellationToken) -> Result<Vec<Planned>> {
         let refuse = |message: String| ToolError::new(ErrorCode::INVALID_INPUT, message);
         let git = diff.lines().any(|line| line.starts_with("diff --git "));
         let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
@@ -272,9 +273,13 @@ impl BashSession {
             let content = from.as_deref().map_or(Ok(String::new()), |path| {
                 String::from_utf8(self.content(path)?).map_err(|_| refuse(format!("`{path}` is no text")))
             })?;
-            let applied = diffy::apply(&content, hunks).map_err(|error| {
+            let applied = hunks::apply(&content, hunks.hunks(), &|| !cancellation.is_cancelled());
+            let applied = applied.map_err(|reason| {
                 let path = from.as_deref().or(to.as_deref()).unwrap_or_default();
-                refuse(format!("`patch` does not apply to `{path}`: {error}; nothing was changed"))
+                match reason {
+                    Misfit::Cancelled => cancelled(),
+                    reason => refuse(format!("`patch` does not apply to `{path}`: {reason}; nothing was changed")),
+                }
             })?;
             let hunks = hunks.hunks().len();
             bytes += applied.len() as u64;

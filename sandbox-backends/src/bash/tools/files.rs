@@ -314,6 +314,7 @@ impl BashBackend {
     fn remove(
         &self,
         session: &BashSession,
+        cancellation: &CancellationToken,
         /// What to remove; of a link, the link.
         path: String,
         /// Whether a folder is removed with everything in it.
@@ -322,7 +323,7 @@ impl BashBackend {
     ) -> Result<Removed> {
         let path = session.path(&path);
         let _user = session.as_user()?;
-        Ok(Removed { removed: session.files.remove(&path, recursive)? })
+        Ok(Removed { removed: session.files.remove(&path, recursive, cancellation)? })
     }
 }
 

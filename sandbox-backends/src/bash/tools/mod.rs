@@ -4,6 +4,7 @@ mod code;
 mod content;
 mod edit;
 mod files;
+mod hunks;
 mod jobs;
 mod run;
 mod search;

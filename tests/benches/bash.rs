@@ -166,7 +166,7 @@ fn cold(rounds: usize) {
             ours_ms.push(ms(began));
             ours.destroy("cold");
             // The old one dies beside it otherwise.
-            thread::sleep(Duration::from_millis(8));
+            thread::sleep(Duration::from_millis(40));
         }
         plain.round(plain_ms);
         sandboxed.round(ours_ms);

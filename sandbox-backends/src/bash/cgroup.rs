@@ -132,7 +132,7 @@ impl Cgroups {
             Version::One => group
                 .folders
                 .iter()
-                .map(|folder| File::options().write(true).open(folder.join("cgroup.procs")))
+                .map(|folder| File::options().write(true).open(folder.join("tasks")))
                 .collect::<io::Result<_>>()?,
         };
         Ok(group)

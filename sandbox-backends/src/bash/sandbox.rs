@@ -78,6 +78,10 @@ pub(super) struct Handed {
     pub(super) input: OwnedFd,
     pub(super) variables: OwnedFd,
     pub(super) record: OwnedFd,
+    /// The first shell's standard input, the master side of its terminal, and its output fifos.
+    pub(super) pipe: OwnedFd,
+    pub(super) master: OwnedFd,
+    pub(super) fifos: [OwnedFd; 2],
 }
 
 /// The way to PID 1.
@@ -90,7 +94,8 @@ pub(super) struct Link {
 }
 
 impl Sandbox {
-    /// Has the zygote make a sandbox, and takes what it hands over: its root folder, and what its shell works with. To be called on the runtime that outlives calls.
+    /// Has the zygote make a sandbox and start a shell in it, and takes what it hands over: its root folder, and what its
+    /// shell works with. To be called on the runtime that outlives calls.
     ///
     /// # Errors
     /// [`ShellError::Isolation`] names the step that the kernel refused; there is no fallback to less isolation here.
@@ -115,11 +120,19 @@ impl Sandbox {
         let places = Places::new(spec.workspace.as_deref().filter(|_| !namespaces));
         // From here on a drop kills.
         let sandbox = Self { link, init, places, namespaces, belongings };
-        let (report, fds) = timeout(ANSWER_LIMIT, next(&events)).await.map_err(|_| silent())??;
-        let Report::Ready = report else { return Err(unexpected(&report)) };
-        let [root, command, input, variables, record] = take(fds)?;
-        tokio::spawn(pump(events));
-        Ok((sandbox, root, Handed { command, input, variables, record }))
+        let ready = async {
+            let (report, fds) = timeout(ANSWER_LIMIT, next(&events)).await.map_err(|_| silent())??;
+            let Report::Ready = report else { return Err(unexpected(&report)) };
+            tokio::spawn(pump(events));
+            take(fds)
+        };
+        // Ordered before it is ready, so that it need not wait for the order; the answers come in order.
+        let (shell, slot) = (Order::Shell { cwd: sandbox.places.workspace().to_owned() }, Order::Slot(0));
+        let link = sandbox.link();
+        let (ready, started, fifos) = tokio::try_join!(ready, link.order(&shell), link.order(&slot))?;
+        let [root, command, input, variables, record] = ready;
+        let [pipe, master] = started;
+        Ok((sandbox, root, Handed { command, input, variables, record, pipe, master, fifos }))
     }
 
     /// The way to PID 1.

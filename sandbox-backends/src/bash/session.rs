@@ -75,7 +75,7 @@ enum End {
 }
 
 impl Shell {
-    /// Starts the shell of a new sandbox, and tries it with a command that does nothing. To be called on the runtime that
+    /// Takes the shell of a new sandbox, and tries it with a command that does nothing. To be called on the runtime that
     /// outlives calls.
     pub(super) async fn start(
         link: Arc<Link>,
@@ -85,12 +85,8 @@ impl Shell {
     ) -> Result<Self, ShellError> {
         let runtime = Handle::current();
         let cwd = places.workspace().to_owned();
-        let (shell, slot) = (Order::Shell { cwd: cwd.clone() }, Order::Slot(0));
-        // Both at once: the answers come in order.
-        let (started, fifos) = tokio::try_join!(link.order::<2>(&shell), link.order::<2>(&slot))?;
-        let [pipe, master] = started;
+        let Handed { command, input, variables, record, pipe, master, fifos } = files;
         let terminal = Terminal::new(master, &runtime)?;
-        let Handed { command, input, variables, record } = files;
         let streams = Streams::new(record, fifos)?;
         let ended = link.news.shell.subscribe();
         let mut shell = Self {

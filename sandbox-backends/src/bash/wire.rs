@@ -83,7 +83,7 @@ pub(super) enum Join {
     None,
     /// It is cloned into the group (version 2); the second descriptor is the group's folder.
     Clone,
-    /// Its id is written to each of the other descriptors (version 1).
+    /// It joins by itself, by the other descriptors, which are the groups' files of tasks (version 1).
     Write,
 }
 

@@ -56,8 +56,15 @@ pub(super) struct Init<'a> {
 
 impl<'a> Init<'a> {
     /// Builds the sandbox and serves until the server is gone.
-    pub(super) fn run(setup: &'a Setup, filters: &Filters, spec: Spec, control: &'a OwnedFd, watch: &OwnedFd) -> ! {
-        let failure = match Self::build(setup, filters, spec, control, watch) {
+    pub(super) fn run(
+        setup: &'a Setup,
+        filters: &Filters,
+        spec: Spec,
+        control: &'a OwnedFd,
+        watch: &OwnedFd,
+        joined: Result<(), Failure>,
+    ) -> ! {
+        let failure = match joined.and_then(|()| Self::build(setup, filters, spec, control, watch)) {
             Ok(init) => {
                 let Err(error) = init.serve();
                 (Step::ProcessAttributes, error)

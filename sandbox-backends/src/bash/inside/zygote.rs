@@ -131,17 +131,13 @@ fn spawn(
     let folder = if spec.cgroup == Join::Clone { groups.first() } else { None };
     let (host_id, join) = (spec.host_id, spec.cgroup);
     let Some((pid, pidfd)) = clone(setup.namespaces, folder.map(AsFd::as_fd)).during(Step::Namespaces)? else {
-        close_all(control, &hold);
-        Init::run(setup, filters, spec, socket, &watch);
+        let joined = if join == Join::Write { join_groups(groups) } else { Ok(()) };
+        close_all([control, &hold].into_iter().chain(groups));
+        Init::run(setup, filters, spec, socket, &watch, joined);
     };
     drop(watch);
-    let joined = groups
-        .iter()
-        .filter(|_| join == Join::Write)
-        .try_for_each(|group| rustix::io::write(group, pid.as_raw_nonzero().to_string().as_bytes()).map(drop))
-        .during(Step::Cgroup);
-    let begun = joined
-        .and_then(|()| if setup.namespaces { map_ids(host_id, pid).during(Step::IdMap) } else { Ok(()) })
+    let mapped = if setup.namespaces { map_ids(host_id, pid).during(Step::IdMap) } else { Ok(()) };
+    let begun = mapped
         .and_then(|()| wire::send(socket, &Report::Begun, &[pidfd.as_fd()]).during(Step::Options))
         .and_then(|()| rustix::io::write(&hold, &[1]).during(Step::IdMap));
     if begun.is_err() {
@@ -150,13 +146,19 @@ fn spawn(
     begun.map(drop)
 }
 
+/// Moves this process, which has one thread, into the groups. The kernel moves who asks for himself at once; to move
+/// another process it stops all forking of the machine, which takes some ten milliseconds when that has not just been done.
+fn join_groups(groups: &[OwnedFd]) -> Result<(), Failure> {
+    groups.iter().try_for_each(|group| rustix::io::write(group, b"0").map(drop)).during(Step::Cgroup)
+}
+
 /// Closes what belongs to the zygote, in the sandbox.
 #[expect(unsafe_code, reason = "the zygote's own values stay behind, and nothing in the child uses them again")]
-fn close_all(control: &OwnedFd, hold: &OwnedFd) {
+fn close_all<'a>(fds: impl Iterator<Item = &'a OwnedFd>) {
     use std::os::fd::AsRawFd;
-    for fd in [control.as_raw_fd(), hold.as_raw_fd()] {
+    for fd in fds {
         // SAFETY: the child never returns to the frames that own these descriptors.
-        unsafe { libc::close(fd) };
+        unsafe { libc::close(fd.as_raw_fd()) };
     }
 }
 

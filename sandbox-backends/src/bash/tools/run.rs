@@ -184,7 +184,7 @@ impl BashBackend {
             Some(job) => session.jobs.get(job)?.signal(session.sandbox.link(), signal.number()),
             // Between commands there is nobody to hear it but the shell itself.
             None if session.shell.try_lock().is_ok() => {
-                let reason = "no command runs in the shell now".to_owned();
+                let reason = "no command runs in the shell now; name a job".to_owned();
                 return Err(ShellError::Invalid { option: "job_id", reason }.into());
             }
             None => {

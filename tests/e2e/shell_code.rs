@@ -137,7 +137,10 @@ fn code_on_its_own_ends_as_a_program_does() {
     );
     for (path, size) in [("written", 4), ("streamed", 4)] {
         assert!(
-            outcome["files"].as_array().unwrap().contains(&json!({ "path": format!("/workspace/{path}"), "size": size })),
+            outcome["files"]
+                .as_array()
+                .unwrap()
+                .contains(&json!({ "path": format!("/workspace/{path}"), "size": size })),
             "{outcome}"
         );
     }
@@ -145,8 +148,12 @@ fn code_on_its_own_ends_as_a_program_does() {
     let outcome = code("node", "setTimeout(() => { throw new Error('late fault') }, 50); 1", 20_000);
     assert_eq!(outcome["exit_code"], 1);
     assert!(outcome["stderr"].as_str().unwrap().contains("late fault"), "{outcome}");
+    let awaited = "setTimeout(() => { throw new Error('beside') }, 50); new Promise(done => setTimeout(done, 5000))";
+    let outcome = code("node", awaited, 20_000);
+    assert!(outcome["exit_code"] == 1 && outcome["stderr"].as_str().unwrap().contains("beside"), "{outcome}");
     // Its time limit counts for that too.
-    let outcome = code("python", "import threading, time\nthreading.Thread(target=time.sleep, args=[300]).start()", 400);
+    let outcome =
+        code("python", "import threading, time\nthreading.Thread(target=time.sleep, args=[300]).start()", 400);
     assert!(outcome["timed_out"] == true && outcome["duration_ms"].as_u64().unwrap() < 10_000, "{outcome}");
     let outcome = code("node", "setTimeout(() => {}, 300000)", 400);
     assert_eq!((&outcome["timed_out"], &outcome["exit_code"]), (&json!(true), &json!(130)), "{outcome}");

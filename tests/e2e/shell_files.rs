@@ -130,6 +130,11 @@ fn diffs_change_all_their_files_or_none() {
     let moved = shell.call("patch", &json!({ "patch": git }));
     assert_eq!(moved["files"][0]["change"], "moved", "{moved}");
     assert_eq!(shell.sh("cat renamed; ls old 2>&1 | wc -l; ls"), "ran\n1\ndir\none\nrenamed\n");
+    shell.sh("printf 'x\\nmore\\n' > grown");
+    let removal = "--- a/grown\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n";
+    let (code, message) = shell.refused("patch", &json!({ "patch": removal }));
+    assert!(code == 4000 && message.contains("more than it takes away"), "{message}");
+    assert_eq!(shell.sh("cat grown; rm grown"), "x\nmore\n");
     assert_eq!(shell.refused("patch", &json!({ "patch": "no diff" })).0, 4000);
 }
 

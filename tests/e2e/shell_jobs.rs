@@ -96,14 +96,21 @@ fn a_job_has_time_limits_of_its_own() {
     };
     let timed_out = |code: i32, text: &str| (json!(code), json!(true), json!(text));
     let polite = "trap 'echo bye; exit 3' INT; while :; do sleep 0.05; done";
-    assert_eq!(end(start(json!({ "command": polite, "timeout_ms": 300 }))), timed_out(3, "bye\n"));
     let stubborn = "trap '' INT; while :; do sleep 0.05; done";
-    let limits = json!({ "command": stubborn, "timeout_ms": 100, "hard_timeout_ms": 300 });
-    assert_eq!(end(start(limits)), timed_out(137, ""));
-    assert_eq!(end(start(json!({ "command": polite, "hard_timeout_ms": 300 }))), timed_out(137, ""));
-    let silent = "for i in 1 2 3 4; do echo $i; sleep 0.3; done; sleep 300";
-    let silent = start(json!({ "command": silent, "idle_timeout_ms": 900 }));
-    assert_eq!(end(silent), timed_out(130, "1\n2\n3\n4\n"));
+    // Beside each other, with time enough to set their traps.
+    let jobs = [
+        (json!({ "command": polite, "timeout_ms": 3000 }), timed_out(3, "bye\n")),
+        (json!({ "command": stubborn, "timeout_ms": 3000, "hard_timeout_ms": 3300 }), timed_out(137, "")),
+        (json!({ "command": polite, "hard_timeout_ms": 3000 }), timed_out(137, "")),
+        (
+            json!({ "command": "for i in 1 2 3 4; do echo $i; sleep 0.9; done; sleep 300", "idle_timeout_ms": 3000 }),
+            timed_out(130, "1\n2\n3\n4\n"),
+        ),
+    ];
+    let started: Vec<_> = jobs.into_iter().map(|(job, expected)| (start(job), expected)).collect();
+    for (job, expected) in started {
+        assert_eq!(end(job), expected);
+    }
     // Longer than the call that starts it, and over before.
     let quick = json!({ "command": "echo done", "timeout_ms": 10_000_000, "idle_timeout_ms": 10_000_000 });
     assert_eq!(end(start(quick)), (json!(0), json!(false), json!("done\n")));
@@ -130,6 +137,13 @@ fn how_a_job_ended_is_known_when_its_output_had_to_give_way() {
     assert_eq!((&small["exit_code"], &small["stdout"]["content"]), (&json!(3), &json!("keep\n")));
     assert_eq!((&large["exit_code"], &large["stdout"]["content"]), (&json!(4), &json!("")));
     assert_eq!((&large["stdout"]["offset"], &large["stdout"]["total_bytes"]), (&json!(2_000_000), &json!(2_000_000)));
+    // What still writes is still read, with nowhere to keep it.
+    let writer = "(head -c 1000000 /dev/zero; sleep 1; head -c 1000000 /dev/zero; echo through > done) & sleep 0.3";
+    shell.call("run", &json!({ "command": writer }));
+    for _ in 0..3 {
+        start("head -c 2000000 /dev/zero");
+    }
+    until("the writer is through", || shell.sh("cat done 2>/dev/null") == "through\n");
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub(super) struct Ground<'a> {
 struct Cell<'a> {
     nonce: &'a str,
     code: &'a str,
+    /// Whether it is the last.
+    last: bool,
 }
 
 /// What a driver reports.
@@ -184,7 +186,7 @@ impl Interpreter {
     ) -> Result<CodeOutcome, ShellError> {
         let began = self.job.totals();
         let nonce = nonce()?;
-        let mut cell = serde_json::to_vec(&Cell { nonce: &nonce, code })
+        let mut cell = serde_json::to_vec(&Cell { nonce: &nonce, code, last: after == After::End })
             .map_err(|error| ShellError::io("writing the code")(std::io::Error::other(error)))?;
         cell.push(b'\n');
         let far = Duration::from_hours(365 * 24);

@@ -56,7 +56,7 @@ pub struct BashConfig {
     /// then. It must exist.
     pub workspace_dir: Option<PathBuf>,
     /// Host folders that sandboxes can read under the same path, beside those of the system. Not below `/dev`, `/proc`,
-    /// `/tmp` and `/workspace`, where sandboxes have folders of their own.
+    /// `/tmp`, `/var/tmp` and `/workspace`, where sandboxes have folders of their own.
     pub read_only_paths: Vec<PathBuf>,
     /// Output of commands and jobs that a session can fetch later, in MiB of disk; a single stream takes at most half.
     #[schemars(range(min = 1, max = 65_536))]

@@ -126,8 +126,7 @@ impl Jobs {
         };
         while self.budget.is_short() {
             let Some(oldest) = spare(&jobs, &|job| job.takes_disk()) else { break };
-            // How it ended is still known.
-            jobs[oldest].abandon();
+            // How it ended is still known, and what it still writes is still read.
             jobs[oldest].forget_output();
         }
         while jobs.len() >= MAX_JOBS {
@@ -376,7 +375,13 @@ impl Job {
                 Ok(_) => return,
             }
         }
-        self.state.send_modify(|state| state.timed_out = true);
+        let late = self.state.send_if_modified(|state| {
+            state.timed_out = state.ended.is_none();
+            state.timed_out
+        });
+        if !late {
+            return;
+        }
         if Instant::now() < hard {
             self.signal(link, libc::SIGINT);
             let kill = if limits.hard_timeout.is_some() { hard } else { Instant::now() + INTERRUPT_GRACE };

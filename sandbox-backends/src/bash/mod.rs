@@ -107,7 +107,9 @@ impl BashBackend {
         }
         // Where each sandbox has folders of its own, mounted over whatever else is there.
         let own = ["/dev", "/proc", "/tmp", "/var/tmp", "/workspace"];
-        if let Some(path) = config.read_only_paths.iter().find(|path| own.iter().any(|own| path.starts_with(own))) {
+        let hidden = |path: &std::path::Path| own.iter().any(|own| path.starts_with(own));
+        let ends = |path: &&std::path::PathBuf| hidden(path) || path.canonicalize().is_ok_and(|path| hidden(&path));
+        if let Some(path) = config.read_only_paths.iter().find(ends) {
             let reason = format!("{} would be hidden: sandboxes have folders of their own there", path.display());
             return Err(ShellError::Invalid { option: "read_only_paths", reason }.into());
         }
@@ -224,7 +226,8 @@ impl BashSession {
         if !egress.is_empty() {
             let [listener] = self.sandbox.link().order(&wire::Order::Egress).await?;
             // What the sandbox has itself goes past the proxy, unless the list means the server's host by that name.
-            let local = ["localhost", "127.0.0.1", "::1"].map(|name| (name, egress.iter().any(|rule| rule.is_for(name))));
+            let local =
+                ["localhost", "127.0.0.1", "::1"].map(|name| (name, egress.iter().any(|rule| rule.is_for(name))));
             let direct: Vec<_> = local.iter().filter(|(_, listed)| !listed).map(|(name, _)| *name).collect();
             let max_bytes = resource.egress.max_mib << 20;
             self.egress = Some(Egress::start(listener, egress, max_bytes, worker.to_string())?);

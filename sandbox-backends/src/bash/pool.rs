@@ -20,6 +20,8 @@ use super::zygote::Nursery;
 
 /// Sandboxes that are made at once.
 const MAKING: usize = 4;
+/// The pause before a sandbox takes the place of one that was handed out.
+const REFILL_DELAY: Duration = Duration::from_millis(2);
 /// The pause after a sandbox for the pool could not be made.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -72,7 +74,8 @@ impl Pool {
         tokio::spawn(async move {
             while let Some(wait) = Self::fill(&pool).await {
                 tokio::select! {
-                    () = taken.notified() => {}
+                    // Not at once: who took it has work for the processor first.
+                    () = taken.notified() => tokio::time::sleep(REFILL_DELAY).await,
                     () = wait => {}
                 }
             }

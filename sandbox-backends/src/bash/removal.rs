@@ -76,13 +76,16 @@ fn empty(top: OwnedFd, go_on: &dyn Fn() -> bool) -> Result<u64, Errno> {
             if depth > 0 {
                 let parent = folders[depth - 1].entries.fd()?;
                 match rustix::fs::unlinkat(parent, &folders[depth].name, AtFlags::REMOVEDIR) {
-                    Ok(()) => {
+                    // Another may have done it, too.
+                    Ok(()) | Err(Errno::NOENT) => {
                         folders.pop();
                         removed += 1;
                         continue;
                     }
                     // Something has been made in it meanwhile.
-                    Err(Errno::NOTEMPTY) if folders[depth].rounds < MAX_ROUNDS => folders[depth].rounds += 1,
+                    Err(Errno::NOTEMPTY | Errno::EXIST) if folders[depth].rounds < MAX_ROUNDS => {
+                        folders[depth].rounds += 1;
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -118,7 +121,7 @@ fn empty(top: OwnedFd, go_on: &dyn Fn() -> bool) -> Result<u64, Errno> {
                     let target = CString::new(format!(".removed-{moved}")).unwrap_or_default();
                     let flags = rustix::fs::RenameFlags::NOREPLACE;
                     match rustix::fs::renameat_with(folder, name, first, &target, flags) {
-                        Err(Errno::EXIST) => {}
+                        Err(Errno::EXIST) if go_on() => {}
                         result => break result?,
                     }
                 }

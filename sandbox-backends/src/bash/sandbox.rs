@@ -225,8 +225,11 @@ impl Link {
         {
             // Held over the sending, so that both queues have the same order.
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            self.send(order)?;
-            waiting.push_back(sender);
+            match self.send(order) {
+                // What it has said before its end, perhaps why it could not be made, comes first.
+                Ok(()) | Err(ShellError::Gone) => waiting.push_back(sender),
+                Err(error) => return Err(error),
+            }
         }
         if *self.news.gone.borrow() {
             return Err(ShellError::Gone);

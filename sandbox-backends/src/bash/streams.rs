@@ -272,7 +272,9 @@ fn find(bytes: &mut Vec<u8>, nonce: &str) -> Option<Record> {
             return None;
         };
         let record = parse(&bytes[begin + nonce.len()..begin + length]);
-        bytes.drain(..=begin + length);
+        // Nonsense with the nonce may stand just before it.
+        let end = if record.is_some() { begin + length + 1 } else { begin + nonce.len() };
+        bytes.drain(..end);
         if record.is_some() {
             return record;
         }
@@ -298,7 +300,9 @@ mod tests {
             let mut bytes = bytes.to_vec();
             (find(&mut bytes, "0123"), String::from_utf8_lossy(&bytes).into_owned())
         };
-        for before in [&b""[..], b"nonsense\xff", b"\0\0\0", b"0123\t4\0", b"0123\0", b"01230123\0", b"0123\tx\t/\0"] {
+        for before in
+            [&b""[..], b"nonsense\xff", b"\0\0\0", b"0123\t4\0", b"0123", b"0123\0", b"01230123\0", b"0123\tx\t/\0"]
+        {
             let bytes = [before, b"0123\t3\t/a\tb\0rest"].concat();
             assert_eq!(look(&bytes), (expected(), "rest".into()), "{before:?}");
         }

@@ -46,6 +46,8 @@ pub(super) async fn find(config: &BashConfig) -> Result<(Pool, Isolation), Shell
         namespaces: true,
         own_ids: ids::available().is_some(),
         groups: None,
+        // Else the kernel opens the memory of who changes his user to that user, which would be PID 1's to the shell.
+        lends_memory: std::fs::read_to_string("/proc/sys/fs/suid_dumpable").is_ok_and(|open| open.trim() != "1"),
         proc: true,
         workspace_dir: config.workspace_dir.clone(),
         read_only_paths: config.read_only_paths.clone(),

@@ -47,8 +47,9 @@ pub(super) fn walk(
     found: impl FnMut(Entry<'_>) -> Next,
 ) -> Result<bool, Errno> {
     let first = super::files::reopen(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let mut walk = Walk { left: most, held: 0, cancellation, found };
-    walk.descend(first.as_fd(), "", depth)
+    let mut walk = Walk { left: most, held: 0, whole: true, cancellation, found };
+    let on = walk.descend(first.as_fd(), "", depth)?;
+    Ok(on && walk.whole)
 }
 
 /// A walk under way.
@@ -57,6 +58,8 @@ struct Walk<'a, F> {
     left: usize,
     /// Names that are in memory, of all the folders that the walk is in.
     held: usize,
+    /// Whether every folder was looked at to its end.
+    whole: bool,
     cancellation: &'a CancellationToken,
     found: F,
 }
@@ -75,14 +78,14 @@ impl<F: FnMut(Entry<'_>) -> Next> Walk<'_, F> {
             .map(|(_, entry)| entry)
             .collect();
         // Of a folder with more names than can be held some are looked at, whichever they are.
-        let whole = entries.len() <= room && !self.cancellation.is_cancelled();
+        self.whole &= entries.len() <= room && !self.cancellation.is_cancelled();
         entries.truncate(room);
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         let count = entries.len();
         self.held += count;
         let walked = self.visit(folder, prefix, depth, entries);
         self.held -= count;
-        walked.map(|on| on && whole)
+        walked
     }
 
     /// Calls back with the entries of one folder, and goes into them.

@@ -49,6 +49,8 @@ pub(super) struct Setup {
     pub(super) own_ids: bool,
     /// Name of the folder of this server's control groups; beside the setup each such folder and the one it is in.
     pub(super) groups: Option<String>,
+    /// Whether PID 1 lends its memory to what it starts, until that has executed its program.
+    pub(super) lends_memory: bool,
     /// Whether sandboxes get a `/proc`.
     pub(super) proc: bool,
     /// Host folder with the work folders of sandboxes, in the place of a tmpfs for each.

@@ -31,7 +31,7 @@ function next() {
       if (error.code === "EAGAIN" || error.code === "EINTR") return setTimeout(next, 2);
       throw error;
     }
-    if (length === 0) return last();
+    if (length === 0) return;
     buffered = Buffer.concat([buffered, piece.subarray(0, length)]);
   }
 }
@@ -41,7 +41,8 @@ function show(error) {
   fs.writeSync(2, text.split("\n").filter((line) => !/node:vm|\.sbx\/|node:internal/.test(line)).join("\n") + "\n");
 }
 
-async function run({ nonce, code }) {
+async function run({ nonce, code, last }) {
+  if (last) behaveAsAProgram();
   cells += 1;
   const outcome = { nonce, ok: true };
   const filename = cells <= 2 ? "main.js" : `cell-${cells - 1}.js`;
@@ -69,8 +70,8 @@ async function run({ nonce, code }) {
   setImmediate(next);
 }
 
-// No more code comes: from here on this is a program like any other, which ends when nothing is left to wait for.
-function last() {
+// No more code comes: this is a program like any other, which ends when nothing is left to wait for.
+function behaveAsAProgram() {
   process.off("SIGINT", ignore);
   process.off("uncaughtException", show);
   process.off("unhandledRejection", show);

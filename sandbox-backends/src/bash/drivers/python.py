@@ -26,6 +26,8 @@ def main():
         code = request["code"]
         linecache.cache[file] = (len(code), None, code.splitlines(True), file)
         end = None
+        # With no more code to come this is a program like any other, which ends when its threads have.
+        afterwards = signal.default_int_handler if request["last"] else signal.SIG_IGN
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             tree = ast.parse(code, file)
@@ -46,7 +48,7 @@ def main():
             error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
             traceback.print_exception(type(error), error, error.__traceback__)
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, afterwards)
         if os.getpid() != driver:
             # A copy that the code has forked and that came back here: there is one who takes the next requests.
             sys.stdout.flush()
@@ -60,8 +62,6 @@ def main():
             raise end
         with open(fifo, "w") as report:
             report.write(json.dumps(outcome) + "\n")
-    # No more code comes: from here on this is a program like any other, which ends when its threads have.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 main()

@@ -20,12 +20,11 @@ use super::super::places::Places;
 use super::super::script;
 use super::super::wire::{self, Order, Refusal, Report, Setup, Spec, Target};
 use super::policy::{self, Filters};
+use super::processes::{Process, processes};
 use super::shell::{Identity, Program, Terminal};
 use super::syscalls::{child_events, exit, heed_children, own_cgroup_namespace, raise_loopback};
 use super::template::{During, Failure, complete, root, seal_settings};
 
-/// How much rather than anything else on the host the kernel is to kill what runs inside when memory is short.
-const OOM_SCORE_ADJ: &str = "300";
 /// Jobs whose sessions are remembered.
 const MAX_SESSIONS: usize = 1024;
 /// Jobs that may be prepared and not started yet; more of them were given up.
@@ -83,9 +82,6 @@ impl<'a> Init<'a> {
         watch: &OwnedFd,
     ) -> Result<Self, Failure> {
         heed_children();
-        // While the file is this process's own, which it is no more as another user. Without a `/proc` to write to, the
-        // kernel chooses as it likes.
-        let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
         // One byte says that the id maps are written; its absence, that the zygote is gone.
         if rustix::io::read(watch, &mut [0; 1]) != Ok(1) {
             exit(1);
@@ -431,32 +427,6 @@ fn signal_job(leader: Pid, runs: bool, signal: Signal) {
             break;
         }
     }
-}
-
-/// A process of the sandbox.
-struct Process {
-    id: Pid,
-    parent: Pid,
-    group: Pid,
-    session: Pid,
-}
-
-/// What runs inside, but for PID 1.
-fn processes() -> impl Iterator<Item = Process> {
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-        entry.file_name().to_str()?.parse::<u32>().ok()?;
-        // A name may be no text.
-        let stat = fs::read(entry.path().join("stat")).ok()?;
-        let stat = String::from_utf8_lossy(&stat);
-        // After the name, which may hold anything: state, parent, group, session.
-        let (id, rest) = stat.split_once(' ')?;
-        let mut fields = rest.rsplit_once(')')?.1.split_whitespace();
-        let alive = fields.next().filter(|state| *state != "Z");
-        let mut pid = || Pid::from_raw(fields.next()?.parse().ok()?);
-        let (parent, group, session) = (pid()?, pid()?, pid()?);
-        let id = id.parse().ok().filter(|id| *id > 1).and_then(Pid::from_raw)?;
-        alive.map(|_| Process { id, parent, group, session })
-    })
 }
 
 /// Limits what is otherwise counted for all sandboxes together, and for the host's root: without it, one of them could

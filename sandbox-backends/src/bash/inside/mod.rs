@@ -8,6 +8,7 @@
 mod calls;
 mod init;
 mod policy;
+mod processes;
 mod shell;
 mod syscalls;
 mod template;

@@ -150,12 +150,8 @@ fn argument_rules(namespaces: bool) -> io::Result<BTreeMap<libc::c_long, Vec<Sec
     rules.insert(libc::SYS_socketpair, vec![rule(&[(0, Op::Ne, families[0])])?]);
     // Programs for the kernel, of which thousands of sockets could have one each.
     let level = u64::from(libc::SOL_SOCKET.unsigned_abs());
-    let programs = [
-        libc::SO_ATTACH_FILTER,
-        libc::SO_ATTACH_BPF,
-        libc::SO_ATTACH_REUSEPORT_CBPF,
-        libc::SO_ATTACH_REUSEPORT_EBPF,
-    ];
+    let programs =
+        [libc::SO_ATTACH_FILTER, libc::SO_ATTACH_BPF, libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTACH_REUSEPORT_EBPF];
     let programs = programs.map(|option| rule(&[(1, Op::Eq, level), (2, Op::Eq, u64::from(option.unsigned_abs()))]));
     rules.insert(libc::SYS_setsockopt, programs.into_iter().collect::<io::Result<_>>()?);
     // Keystrokes put into a terminal are read by whoever reads it next.

@@ -1,6 +1,5 @@
 //! How PID 1 starts a shell or a job: terminal, identity, limits, execution.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -14,6 +13,7 @@ use super::super::places::Places;
 use super::super::wire::{Setup, Spec};
 use super::init::c_string;
 use super::policy;
+use super::processes::processes;
 use super::syscalls::{Execution, close_from, exit, fork, kill_all_of_this_user, spawn, unblock_signals};
 use super::template::{During, Failure, SHELL_UID};
 
@@ -72,19 +72,9 @@ impl Identity {
         // What is orphaned comes to this process, so the hunt ends when there are no children left.
         for _ in 0..1000 {
             let mut found = false;
-            for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-                let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-                let Some((id, rest)) = stat.split_once(' ') else { continue };
-                let mut fields =
-                    rest.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).into_iter().flatten();
-                let (state, parent) = (fields.next(), fields.next().and_then(|parent| parent.parse().ok()));
-                if parent == Some(this.as_raw_nonzero().get())
-                    && state != Some("Z")
-                    && let Some(id) = id.parse().ok().and_then(Pid::from_raw)
-                {
-                    found = true;
-                    let _ = rustix::process::kill_process(id, Signal::KILL);
-                }
+            for process in processes().filter(|process| process.parent == this) {
+                found = true;
+                let _ = rustix::process::kill_process(process.id, Signal::KILL);
             }
             if !found {
                 return;
@@ -167,13 +157,18 @@ impl Program<'_> {
         let cwd = c_string(self.cwd).during(Step::WorkingDirectory)?;
         let program = Execution::new(c"/bin/bash", &arguments, &variables);
         let mut failure = None;
-        let pid = spawn(|| {
+        let pid = spawn(setup.lends_memory, || {
             let prepared = (|| {
                 self.attach()?;
                 if !setup.namespaces {
                     policy::landlock(setup, places)?;
                 }
-                policy::restrict(spec, || identity.become_shell())?;
+                policy::restrict(spec, || {
+                    identity.become_shell()?;
+                    // The memory is still that of PID 1, and the change of user has made it as open as the host's
+                    // `fs.suid_dumpable` says.
+                    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+                })?;
                 if rustix::process::chdir(&cwd).is_err() {
                     rustix::process::chdir(places.workspace()).during(Step::WorkingDirectory)?;
                 }
@@ -181,8 +176,6 @@ impl Program<'_> {
             })();
             failure = Some(prepared.err().unwrap_or_else(|| (Step::Exec, program.execute())));
         });
-        // The memory was shared with a process that has changed its user.
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).during(Step::ProcessAttributes)?;
         match failure {
             None => pid.during(Step::Fork),
             Some(failure) => Err(failure),

@@ -146,8 +146,9 @@ const STACK_BYTES: usize = 128 << 10;
 /// Runs `child` in a new process that shares the memory of this one, which waits meanwhile, until that has executed
 /// another program or `child` has returned, which ends it. No page is copied: a process that forks its whole memory for
 /// a program to be executed in it takes several times as long, and pays again for each page that it writes afterwards.
+/// If it is not to lend its memory, the child gets a copy, and nothing comes back of what that does to it.
 #[expect(unsafe_code, reason = "clone has no safe wrapper")]
-pub(super) fn spawn<F: FnMut()>(mut child: F) -> io::Result<Pid> {
+pub(super) fn spawn<F: FnMut()>(lend: bool, mut child: F) -> io::Result<Pid> {
     extern "C" fn enter<F: FnMut()>(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: this is the closure that was passed to clone, which nothing else uses while the parent waits.
         unsafe { (*child.cast::<F>())() };
@@ -162,13 +163,14 @@ pub(super) fn spawn<F: FnMut()>(mut child: F) -> io::Result<Pid> {
         let stack = mmap_anonymous(ptr::null_mut(), STACK_BYTES, access, flags)?;
         let guarded = mprotect(stack, rustix::param::page_size(), MprotectFlags::empty()).map_err(io::Error::from);
         let pid = guarded.and_then(|()| {
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            let memory = if lend { libc::CLONE_VM } else { 0 };
+            let flags = memory | libc::CLONE_VFORK | libc::SIGCHLD;
             match libc::clone(enter::<F>, stack.byte_add(STACK_BYTES), flags, (&raw mut child).cast()) {
                 -1 => Err(io::Error::last_os_error()),
                 pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
             }
         });
-        munmap(stack, STACK_BYTES)?;
+        let _ = munmap(stack, STACK_BYTES);
         pid
     }
 }

@@ -18,6 +18,8 @@ use super::policy::Filters;
 use super::syscalls::{clone, close_from, control_socket, exit, ignore_children, reset_signals};
 use super::template::{During, Failure, SHELL_UID, build, workspaces};
 
+/// How much rather than anything else on the host the kernel is to kill what runs inside when memory is short.
+const OOM_SCORE_ADJ: &str = "300";
 /// How long the zygote waits for its sandboxes when the server is gone, in tries with a pause.
 const END_TRIES: u32 = 2000;
 const END_PAUSE: Duration = Duration::from_millis(1);
@@ -136,6 +138,8 @@ fn spawn(
         Init::run(setup, filters, spec, socket, &watch, joined);
     };
     drop(watch);
+    // From outside, so that it cannot be undone inside. Without a `/proc` to write to, the kernel chooses as it likes.
+    let _ = fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), OOM_SCORE_ADJ);
     let mapped = if setup.namespaces { map_ids(host_id, pid).during(Step::IdMap) } else { Ok(()) };
     let begun = mapped
         .and_then(|()| wire::send(socket, &Report::Begun, &[pidfd.as_fd()]).during(Step::Options))

@@ -146,8 +146,8 @@ impl BashBackend {
         Ok(Edited { replacements: found, total_bytes, sha256: sha256.unwrap_or_default() })
     }
 
-    /// Apply a unified diff, such as that of `git diff` or `diff -u`, to one or more files. If a part of it does not
-    /// apply, nothing is changed.
+    /// Apply a unified diff, such as that of `git diff` or `diff -u`, to one or more files. Each hunk must fit exactly,
+    /// within 1000 lines of where it says. If a part of it does not apply, nothing is changed.
     #[tool(blocking)]
     fn patch(
         &self,
@@ -281,6 +281,12 @@ impl BashSession {
                     reason => refuse(format!("`patch` does not apply to `{path}`: {reason}; nothing was changed")),
                 }
             })?;
+            if to.is_none() && !applied.is_empty() {
+                let path = from.as_deref().unwrap_or_default();
+                return Err(refuse(format!(
+                    "`patch` removes `{path}`, which has more than it takes away; nothing was changed"
+                )));
+            }
             let hunks = hunks.hunks().len();
             bytes += applied.len() as u64;
             if bytes > MAX_EDIT_BYTES {

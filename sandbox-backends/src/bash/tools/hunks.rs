@@ -81,12 +81,23 @@ pub(super) fn apply(text: &str, hunks: &[Hunk<'_, str>], go_on: &dyn Fn() -> boo
         }
         let Some(at) = found else { return Err(Misfit::NotThere { hunk: number + 1, line: expected + 1 }) };
         shift = at.cast_signed() - says.cast_signed();
-        applied.extend(lines[done..at].iter().copied());
-        applied.extend(hunk.lines().iter().filter_map(new_line));
+        for line in lines[done..at].iter().copied().chain(hunk.lines().iter().filter_map(new_line)) {
+            append(&mut applied, line);
+        }
         done = at + old.len();
     }
-    applied.extend(lines[done..].iter().copied());
+    for line in &lines[done..] {
+        append(&mut applied, line);
+    }
     Ok(applied)
+}
+
+/// Appends a line; one that was the last, and had no end, gets one.
+fn append(text: &mut String, line: &str) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(line);
 }
 
 /// What a line of a hunk wants to be there.
@@ -143,7 +154,8 @@ mod tests {
         for before in texts {
             for after in texts {
                 for context in [0, 1, 3] {
-                    let diff = diffy::DiffOptions::new().set_context_len(context).create_patch(before, after).to_string();
+                    let diff =
+                        diffy::DiffOptions::new().set_context_len(context).create_patch(before, after).to_string();
                     assert_eq!(patched(before, &diff).as_deref(), Ok(after), "{diff}");
                 }
             }
@@ -164,6 +176,15 @@ mod tests {
         let twice = "--- a\n+++ b\n@@ -2 +2 @@\n-x\n+y\n@@ -3 +3 @@\n-x\n+z\n";
         assert_eq!(patched("x\nx\nx\nx\n", twice), Ok("x\ny\nz\nx\n".into()));
         assert_eq!(patched("0\nx\n2\n", twice), Err(Misfit::NotThere { hunk: 2, line: 3 }));
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_glued_to_none() {
+        let no_end = "--- a\n+++ b\n@@ -1 +1 @@\n-a\n+b\n\\ No newline at end of file\n";
+        assert_eq!(patched("a\n", no_end).as_deref(), Ok("b"));
+        assert_eq!(patched("x\na\nc\n", no_end).as_deref(), Ok("x\nb\nc\n"));
+        let behind = "--- a\n+++ b\n@@ -1,0 +2 @@\n+b\n";
+        assert_eq!(patched("a", behind).as_deref(), Ok("a\nb\n"));
     }
 
     #[test]

@@ -81,8 +81,8 @@ impl BashBackend {
         /// less what it takes to answer; a job has no limit then.
         #[schemars(range(min = 1))]
         timeout_ms: Option<u64>,
-        /// After this time the command is killed, in milliseconds, a tenth of a second after an interrupt that may spare
-        /// the shell; a second after it was interrupted if absent.
+        /// After this time the command is killed, in milliseconds: a job at once, a command in the shell a tenth of a second
+        /// after an interrupt that may spare the shell. If absent: a second after it was interrupted.
         #[schemars(range(min = 1))]
         hard_timeout_ms: Option<u64>,
         /// After this time without output the command is interrupted, in milliseconds.

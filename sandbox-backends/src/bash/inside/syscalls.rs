@@ -142,6 +142,9 @@ pub(super) fn fork() -> io::Result<Option<Pid>> {
 
 /// Bytes of stack that [`spawn`] gives.
 const STACK_BYTES: usize = 128 << 10;
+/// Bytes below it that nothing may touch: the largest page that there is, since the size of one's own can only be asked of
+/// `/proc` in kernels before 6.4, and that is closed here.
+const GUARD_BYTES: usize = 64 << 10;
 
 /// Runs `child` in a new process that shares the memory of this one, which waits meanwhile, until that has executed
 /// another program or `child` has returned, which ends it. No page is copied: a process that forks its whole memory for
@@ -156,21 +159,22 @@ pub(super) fn spawn<F: FnMut()>(lend: bool, mut child: F) -> io::Result<Pid> {
     }
     let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
     // SAFETY: new pages at an address of the kernel's choice, unmapped below, when nothing uses them any more; the lowest
-    // of them has no access, so that an overflow is a fault. The stack begins at their end, aligned to pages. This process
+    // of them have no access, so that an overflow is a fault. The stack begins at their end, aligned to pages. This process
     // has one thread and waits, so that the child may use all of its memory; signal handlers, which would see it so, are
     // not installed in any process inside; the closure outlives the child's use of it.
     unsafe {
-        let stack = mmap_anonymous(ptr::null_mut(), STACK_BYTES, access, flags)?;
-        let guarded = mprotect(stack, rustix::param::page_size(), MprotectFlags::empty()).map_err(io::Error::from);
+        let length = GUARD_BYTES + STACK_BYTES;
+        let stack = mmap_anonymous(ptr::null_mut(), length, access, flags)?;
+        let guarded = mprotect(stack, GUARD_BYTES, MprotectFlags::empty()).map_err(io::Error::from);
         let pid = guarded.and_then(|()| {
             let memory = if lend { libc::CLONE_VM } else { 0 };
             let flags = memory | libc::CLONE_VFORK | libc::SIGCHLD;
-            match libc::clone(enter::<F>, stack.byte_add(STACK_BYTES), flags, (&raw mut child).cast()) {
+            match libc::clone(enter::<F>, stack.byte_add(length), flags, (&raw mut child).cast()) {
                 -1 => Err(io::Error::last_os_error()),
                 pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
             }
         });
-        let _ = munmap(stack, STACK_BYTES);
+        let _ = munmap(stack, length);
         pid
     }
 }

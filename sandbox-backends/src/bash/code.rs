@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::ShellError;
 use super::job::{Job, Jobs, write_all};
+use super::ladder::{FAR, INTERRUPT_GRACE};
 use super::output::Captured;
 use super::places::Places;
 use super::readiness::register;
@@ -27,8 +28,6 @@ use super::wire::Order;
 const PYTHON: &str = include_str!("drivers/python.py");
 const NODE: &str = include_str!("drivers/node.js");
 
-/// Between the interrupt and the kill.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 /// How long the driver may take to begin.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a killed interpreter may take to end.
@@ -189,8 +188,7 @@ impl Interpreter {
         let mut cell = serde_json::to_vec(&Cell { nonce: &nonce, code, last: after == After::End })
             .map_err(|error| ShellError::io("writing the code")(std::io::Error::other(error)))?;
         cell.push(b'\n');
-        let far = Duration::from_hours(365 * 24);
-        let mut next = Instant::now() + limit.min(far);
+        let mut next = Instant::now() + limit.min(FAR);
         let report = self.report.try_clone().map_err(ShellError::io("copying a descriptor"))?;
         let events = register(report, Interest::READABLE).map_err(ShellError::io("registering with the runtime"))?;
         let input = self.input.clone().ok_or(ShellError::Protocol("code for an interpreter that ends"))?;
@@ -243,7 +241,7 @@ impl Interpreter {
                 // A driver that has ended does not read; how it did is what counts.
                 _ = &mut writing, if !written => written = true,
                 guard = events.readable() => guard.map_err(ShellError::io("waiting for the interpreter"))?.clear_ready(),
-                _ = self.job.ended(far) => {}
+                _ = self.job.ended(FAR) => {}
                 () = cancel.cancelled(), if stage == 0 => {}
                 () = sleep_until(next) => {}
             }

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::ShellError;
+use super::ladder::{FAR, INTERRUPT_GRACE};
 use super::output::{Captured, excerpt};
 use super::readiness::register;
 use super::sandbox::{Ended, Link};
@@ -32,8 +33,6 @@ const READ_BYTES: usize = 32 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 /// The pause between looks at what is still to be read.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
-/// Between SIGINT and SIGKILL at a time limit.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 /// How fast the output of what runs beside the shell is read, so that a flood occupies its sandbox and not the server.
 const BYTES_PER_SECOND: u32 = 32 << 20;
 
@@ -360,9 +359,8 @@ impl Job {
     }
 
     async fn end_in_time(&self, limits: Limits, link: &Link) {
-        let far = Duration::from_hours(365 * 24);
         let began = Instant::now();
-        let after = |from: Instant, time: Option<Duration>| from + time.unwrap_or(far).min(far);
+        let after = |from: Instant, time: Option<Duration>| from + time.unwrap_or(FAR).min(FAR);
         let (soft, hard) = (after(began, limits.timeout), after(began, limits.hard_timeout));
         let mut news = self.state.subscribe();
         let mut silent_since = began;

@@ -7,8 +7,10 @@ use tokio::time::Instant;
 use super::command::RunRequest;
 use super::sandbox::ANSWER_LIMIT;
 
-/// Between SIGINT and SIGKILL, at most.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
+/// Between SIGINT and SIGKILL, at most; the same for commands, jobs and code.
+pub(super) const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
+/// A time limit that never comes, and that can be added to any instant.
+pub(super) const FAR: Duration = Duration::from_hours(365 * 24);
 /// Between SIGINT and asking a second time for the record.
 const RECORD_GRACE: Duration = Duration::from_millis(100);
 /// Between SIGKILL to the foreground, to the shell's descendants, and to the shell.
@@ -39,11 +41,10 @@ pub(super) struct Ladder {
 
 impl Ladder {
     pub(super) fn new(request: &RunRequest<'_>, began: Instant) -> Self {
-        let far = Duration::from_hours(365 * 24);
-        let after = |time: Duration| began + time.min(far);
+        let after = |time: Duration| began + time.min(FAR);
         Self {
             stage: Stage::Running,
-            next: after(request.timeout.min(request.hard_timeout.unwrap_or(far))),
+            next: after(request.timeout.min(request.hard_timeout.unwrap_or(FAR))),
             idle: request.idle_timeout.map(|time| (after(time), time)),
             hard: request.hard_timeout.map(after),
             deadline: request.deadline,

@@ -108,8 +108,8 @@ impl BashBackend {
         // Where each sandbox has folders of its own, mounted over whatever else is there.
         let own = ["/dev", "/proc", "/tmp", "/var/tmp", "/workspace"];
         let hidden = |path: &std::path::Path| own.iter().any(|own| path.starts_with(own));
-        let ends = |path: &&std::path::PathBuf| hidden(path) || path.canonicalize().is_ok_and(|path| hidden(&path));
-        if let Some(path) = config.read_only_paths.iter().find(ends) {
+        let mut paths = config.read_only_paths.iter();
+        if let Some(path) = paths.find(|path| hidden(path) || path.canonicalize().is_ok_and(|path| hidden(&path))) {
             let reason = format!("{} would be hidden: sandboxes have folders of their own there", path.display());
             return Err(ShellError::Invalid { option: "read_only_paths", reason }.into());
         }

@@ -40,7 +40,7 @@ pub(crate) const MAX_DEPTH: u8 = 8;
 
 /// Synchronous bodies of one resource that may run at once.
 const MAX_BLOCKING_THREADS: usize = 64;
-/// The same of one session, which must leave some to the others.
+/// The same of one session, which must leave some to the others; calls beyond them wait.
 pub(crate) const MAX_SESSION_THREADS: usize = 16;
 
 /// A type that tools and hooks may borrow: the runtime makes it for the call, nothing of it comes from the client.
@@ -92,20 +92,13 @@ impl ResourceContext {
         }
     }
 
-    /// One of the threads for synchronous bodies.
+    /// One of the threads for synchronous bodies, for a session that has `of_session` of its own.
     ///
     /// # Errors
-    /// All of them are in use, or all that the session may have.
-    fn reserve_thread(&self, session: Option<&Session>) -> Result<Thread> {
-        let full = |limit: usize, whose: &str| {
-            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{limit} blocking calls of {whose} are running"))
-        };
-        let take = |threads: &Arc<Semaphore>| threads.clone().try_acquire_owned().ok();
-        let of_session = session
-            .map(|session| take(&session.threads).ok_or_else(|| full(MAX_SESSION_THREADS, "the session")))
-            .transpose()?;
-        let of_resource =
-            take(&self.blocking).ok_or_else(|| full(MAX_BLOCKING_THREADS, &format!("`{}`", self.name)))?;
+    /// All of them are in use.
+    fn reserve_thread(&self, of_session: Option<OwnedSemaphorePermit>) -> Result<Thread> {
+        let of_resource = self.blocking.clone().try_acquire_owned();
+        let of_resource = of_resource.map_err(|_| all_in_use(MAX_BLOCKING_THREADS, &format!("`{}`", self.name)))?;
         Ok(Thread { _of_resource: of_resource, _of_session: of_session })
     }
 
@@ -135,6 +128,10 @@ impl ResourceContext {
     pub(crate) fn facts(&self) -> Value {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn all_in_use(limit: usize, whose: &str) -> ToolError {
+    ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{limit} blocking calls of {whose} are running"))
 }
 
 /// A thread for one synchronous body.
@@ -401,20 +398,37 @@ impl ToolContext {
         }
     }
 
-    /// A thread for the body, if the tool says that it blocks.
+    /// A thread for the body, if the tool says that it blocks; waits for one of the session's.
     ///
     /// # Errors
-    /// All of them are in use.
-    pub(crate) fn thread(&self) -> Result<Option<Thread>> {
-        if self.inner.blocking { self.reserve_thread().map(Some) } else { Ok(None) }
+    /// All of them are in use, and too many calls wait, or the call has callers, which may hold what it waits for.
+    pub(crate) async fn thread(&self) -> Result<Option<Thread>> {
+        if !self.inner.blocking {
+            return Ok(None);
+        }
+        let Some(session) = self.inner.session.as_deref().filter(|_| self.inner.depth == 0) else {
+            return self.reserve_thread().map(Some);
+        };
+        let threads = session.threads.clone();
+        let of_session = match threads.clone().try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                let _waiting = session.begin_to_wait()?;
+                self.waits_for(WaitingFor::Session);
+                threads.acquire_owned().await.ok()
+            }
+        };
+        self.inner.resource.reserve_thread(of_session).map(Some)
     }
 
     /// A thread for a synchronous body.
     ///
     /// # Errors
-    /// All of them are in use.
+    /// All of them are in use, or all that the session may have.
     pub(crate) fn reserve_thread(&self) -> Result<Thread> {
-        self.inner.resource.reserve_thread(self.inner.session.as_deref())
+        let of_session = self.inner.session.as_deref().map(|session| session.threads.clone().try_acquire_owned());
+        let of_session = of_session.transpose().map_err(|_| all_in_use(MAX_SESSION_THREADS, "the session"))?;
+        self.inner.resource.reserve_thread(of_session)
     }
 
     pub(crate) fn mark_entered(&self) {

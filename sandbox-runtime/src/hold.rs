@@ -119,11 +119,8 @@ impl<S: Send + Sync + 'static> HeldSession<S> {
         if context.highest_held().is_some_and(|highest| highest >= session.ordinal()) {
             return Err(self.conflict("waiting for it could deadlock with a session that the caller holds"));
         }
-        let max = session.resource.limits.max_waiting_calls;
         context.waits_for(WaitingFor::Session);
-        Waiting::enter(&session.waiting, max).ok_or_else(|| {
-            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{max} calls wait for session `{}`", session.id()))
-        })
+        session.begin_to_wait()
     }
 
     fn gone(&self) -> ToolError {

@@ -18,6 +18,7 @@ use crate::{
     context::MAX_SESSION_THREADS,
     creation::Slot,
     error::{Result, ToolError},
+    hold::Waiting,
     pace::is_kept_free,
     resource::Resource,
     router::SessionTable,
@@ -155,6 +156,17 @@ impl Session {
         };
         session.touch();
         Arc::new(session)
+    }
+
+    /// Counts a call that waits for it.
+    ///
+    /// # Errors
+    /// Too many do.
+    pub(crate) fn begin_to_wait(&self) -> Result<Waiting<'_>> {
+        let max = self.resource.limits.max_waiting_calls;
+        Waiting::enter(&self.waiting, max).ok_or_else(|| {
+            ToolError::new(ErrorCode::RESOURCE_EXHAUSTED, format!("{max} calls wait for session `{}`", self.id))
+        })
     }
 
     pub(crate) fn id(&self) -> &SessionId {

@@ -266,7 +266,7 @@ impl<B: Backend> Call<B> {
                 ));
             }
         };
-        let thread = context.thread()?;
+        let thread = context.thread().await?;
         let turn = context.hand_over(turn, &self.token);
         context.mark_entered();
         Ok(CallScope { guard, _turn: turn, thread, backend, shared, context, _token: self.token })
@@ -280,7 +280,7 @@ impl<B: Backend> Call<B> {
         let Self { backend, shared, params: _, mut context, session: held, .. } = self;
         let Some(held) = held else { return Err(no_session()) };
         let (mut exclusive, turn) = held.exclude(&mut context).await?;
-        let thread = context.thread()?;
+        let thread = context.thread().await?;
         let turn = context.hand_over(turn, &self.token);
         context.mark_entered();
         exclusive.enter();

@@ -110,12 +110,16 @@ fn one_session_leaves_threads_to_the_others() {
     }
     let block = |worker: &str, ms: u64| server.execute(worker, "probe:block_beside", &json!({ "ms": ms }));
     thread::scope(|scope| {
-        let calls: Vec<_> = (0..24).map(|_| scope.spawn(|| block("many", 6000))).collect();
-        until("some are refused", || calls.iter().filter(|call| call.is_finished()).count() == 8);
+        // 16 run, 32 wait, and the last of those begin after two rounds.
+        let calls: Vec<_> = (0..50).map(|_| scope.spawn(|| block("many", 3000))).collect();
+        until("two are refused", || calls.iter().filter(|call| call.is_finished()).count() == 2);
         block("few", 1).data();
-        for refused in calls.into_iter().map(|call| call.join().unwrap()).filter(|reply| reply.status != 200) {
+        let (answered, refused): (Vec<_>, Vec<_>) =
+            calls.into_iter().map(|call| call.join().unwrap()).partition(|reply| reply.status == 200);
+        assert_eq!((answered.len(), refused.len()), (48, 2));
+        for refused in refused {
             assert_eq!((refused.status, refused.code()), (429, 4029));
-            assert!(refused.body["message"].as_str().unwrap().contains("16 blocking calls of the session"));
+            assert!(refused.body["message"].as_str().unwrap().contains("32 calls wait"), "{}", refused.body);
         }
     });
     block("many", 1).data();

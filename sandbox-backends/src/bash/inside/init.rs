@@ -358,7 +358,7 @@ impl<'a> Init<'a> {
                         let _ = kill_process_group(group, signal);
                     }
                     // Every shell and every job leads a session of its own.
-                    for process in processes().filter(|process| process.id != shell && process.session == shell) {
+                    for process in processes().filter(|process| process.id != shell && process.session == Some(shell)) {
                         let _ = kill_process(process.id, signal);
                     }
                 }
@@ -408,7 +408,9 @@ fn signal_job(leader: Pid, runs: bool, signal: Signal) {
         let mut family = HashSet::from([leader]);
         // Children may come before their parents.
         loop {
-            let is_new = |process: &&Process| family.contains(&process.parent) && !family.contains(&process.id);
+            let is_new = |process: &&Process| {
+                process.parent.is_some_and(|parent| family.contains(&parent)) && !family.contains(&process.id)
+            };
             let children: Vec<_> = all.iter().filter(is_new).map(|process| process.id).collect();
             if children.is_empty() || !(ends && runs) {
                 break;
@@ -420,7 +422,8 @@ fn signal_job(leader: Pid, runs: bool, signal: Signal) {
             let _ = kill_process_group(leader, signal);
         }
         let others = all.iter().filter(|process| {
-            (process.session == leader || family.contains(&process.id)) && !(runs && process.group == leader)
+            (process.session == Some(leader) || family.contains(&process.id))
+                && !(runs && process.group == Some(leader))
         });
         // What has been started meanwhile is met the next time.
         if others.filter(|process| kill_process(process.id, signal).is_ok()).count() == 0 {

@@ -7,9 +7,10 @@ use rustix::process::Pid;
 /// A process of the sandbox that has not ended.
 pub(super) struct Process {
     pub(super) id: Pid,
-    pub(super) parent: Pid,
-    pub(super) group: Pid,
-    pub(super) session: Pid,
+    /// None where it is outside of the namespace, as with what follows.
+    pub(super) parent: Option<Pid>,
+    pub(super) group: Option<Pid>,
+    pub(super) session: Option<Pid>,
 }
 
 /// What runs inside, but for PID 1; nothing where there is no `/proc`.
@@ -31,7 +32,7 @@ fn parse(stat: &str) -> Option<Process> {
     let id = pid(id).filter(|id| *id != Pid::INIT)?;
     // One whose first thread has ended looks like one that has, and others of it may run.
     let ended = fields[0] == "Z" && threads <= 1;
-    (!ended).then_some(Process { id, parent: pid(fields[1])?, group: pid(fields[2])?, session: pid(fields[3])? })
+    (!ended).then_some(Process { id, parent: pid(fields[1]), group: pid(fields[2]), session: pid(fields[3]) })
 }
 
 #[cfg(test)]
@@ -44,8 +45,10 @@ mod tests {
             format!("7 (a) b (x) {state} 3 4 5 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 {threads} 0 100 0 0")
         };
         let found = parse(&stat("S", 1)).unwrap();
-        let ids = [found.id, found.parent, found.group, found.session].map(|pid| pid.as_raw_nonzero().get());
-        assert_eq!(ids, [7, 3, 4, 5]);
+        let ids = [Some(found.id), found.parent, found.group, found.session];
+        assert_eq!(ids.map(Pid::as_raw), [7, 3, 4, 5]);
+        // Of a leader in a namespace above, the number is 0.
+        assert!(parse(&stat("S", 1).replace(" 5 0 -1", " 0 0 -1")).unwrap().session.is_none());
         assert!(parse(&stat("Z", 1)).is_none() && parse(&stat("Z", 2)).is_some());
         assert!(parse(&stat("S", 1).replacen('7', "1", 1)).is_none() && parse("nonsense").is_none());
         let this = rustix::process::getpid();

@@ -72,7 +72,7 @@ impl Identity {
         // What is orphaned comes to this process, so the hunt ends when there are no children left.
         for _ in 0..1000 {
             let mut found = false;
-            for process in processes().filter(|process| process.parent == this) {
+            for process in processes().filter(|process| process.parent == Some(this)) {
                 found = true;
                 let _ = rustix::process::kill_process(process.id, Signal::KILL);
             }

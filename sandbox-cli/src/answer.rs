@@ -29,9 +29,9 @@ pub(crate) fn show(answer: &Envelope, json: bool, server: &Server) -> ExitCode {
 
 /// Says why a server did not do what it was asked for, and how to exit.
 pub(crate) fn error(error: &ClientError, server: &Server) -> ExitCode {
-    match error {
-        ClientError::Refused(refusal) => print::errors(&failure(refusal, server), FAILED),
-        other => print::errors(other, NOT_RUN),
+    match error.answer() {
+        Some(refusal) => print::errors(&failure(refusal, server), FAILED),
+        None => print::errors(error, NOT_RUN),
     }
 }
 

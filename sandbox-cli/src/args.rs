@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap_complete::Shell;
 use sandbox_client::types::RunId;
 
 const EXEC_HELP: &str = "\
@@ -39,6 +40,11 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// List a worker's sessions on a running server.
     Sessions(Sessions),
+    /// Print what completes the command line in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
     /// Look after a worker's runs on a running server: calls that run, and for ten minutes those that ended.
     Runs(Runs),
 }
@@ -53,6 +59,12 @@ pub(crate) struct Serve {
     /// Port to listen on, instead of server.port; 0 takes a free one.
     #[arg(long, value_name = "P")]
     pub(crate) port: Option<u16>,
+    /// Folder of the clients that the server is started for, to announce itself in; it ends when all of them have gone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lifeline: Option<PathBuf>,
+    /// How long it outlives the last client and the last call, in seconds; without it, it does not end by itself.
+    #[arg(long, value_name = "S", requires = "lifeline", value_parser = seconds)]
+    pub(crate) linger: Option<f64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -122,6 +134,8 @@ pub(crate) struct Tools {
     /// Print them as JSON, schemas included.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
     #[command(flatten)]
     pub(crate) config: ConfigFile,
 }

@@ -12,6 +12,8 @@ use crate::args::{DEFAULT_WORKER, Server};
 pub(crate) fn client(url: &str, server: &Server) -> Result<HttpServiceClient, String> {
     let worker = WorkerId::parse(&server.worker).map_err(|error| format!("--worker: {error}"))?;
     let client = HttpServiceClient::new(url, worker).map_err(|error| error.to_string())?;
+    // Who waits at a terminal, or in a script, is told at once; and a call is cancelled when its command is killed.
+    let client = client.with_retries(0);
     Ok(match &server.token {
         Some(token) => client.with_token(token),
         None => client,

@@ -164,7 +164,9 @@ async fn call(client: &HttpServiceClient, args: &Exec, signals: &mut Signals) ->
     let interrupted = signals.count() > 0;
     let mut stream = match begun {
         Ok(stream) => stream,
-        Err(ClientError::Refused(refusal)) => return Ok(Done::Answer { answer: *refusal, interrupted }),
+        Err(ClientError::Failed(refusal) | ClientError::SessionGone(refusal)) => {
+            return Ok(Done::Answer { answer: *refusal, interrupted });
+        }
         Err(error) => return Err(unsure(error)),
     };
     let mut live = Live::new(&args.live);
@@ -211,7 +213,7 @@ async fn detach(
             })
         }
         Ok(run) => Ok(Done::Detached(run)),
-        Err(ClientError::Refused(refusal)) => Ok((*refusal).into()),
+        Err(ClientError::Failed(refusal) | ClientError::SessionGone(refusal)) => Ok((*refusal).into()),
         Err(error) => Err(unsure(error)),
     }
 }
@@ -219,8 +221,8 @@ async fn detach(
 /// Why a call did not begin, or may have begun: a script that takes the one for the other would run the tool twice.
 fn unsure(error: ClientError) -> Unanswered {
     let sent = match &error {
-        ClientError::Connection { source, .. } => !source.is_connect(),
-        ClientError::Protocol { .. } => true,
+        ClientError::Connection { sent, .. } => *sent,
+        ClientError::Protocol { .. } | ClientError::Timeout { .. } => true,
         _ => false,
     };
     if sent { Unanswered::Lost(error.to_string()) } else { error.into() }
@@ -259,8 +261,7 @@ fn lost(error: &ClientError, stream: &RunStream, args: &Exec) -> String {
             let follow = connect::command(&follow, &args.server);
             format!("{error}\n  the run may go on; follow it with: {follow}")
         }
-        (ClientError::Refused(refusal), _) => answer::failure(refusal, &args.server),
-        _ => error.to_string(),
+        _ => error.answer().map_or_else(|| error.to_string(), |refusal| answer::failure(refusal, &args.server)),
     }
 }
 
@@ -269,7 +270,7 @@ async fn prepare(client: &HttpServiceClient, args: &Exec) -> Result<Result<Execu
     // Its schema says how to read `key=value`; an unknown tool is answered by the call itself, with candidates.
     let tool = match client.tool(&args.action).await {
         Ok(tool) => Some(tool),
-        Err(ClientError::Refused(_)) => None,
+        Err(error) if error.answer().is_some() => None,
         Err(error) => return Err(error.to_string()),
     };
     let params = params(&args.params, tool.as_ref())?;

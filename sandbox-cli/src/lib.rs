@@ -14,6 +14,7 @@ mod allocator;
 mod answer;
 mod args;
 mod check;
+mod completions;
 mod connect;
 mod doctor;
 mod exec;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Runs(args) => runs::run(&args),
+        Command::Completions { shell } => completions::run(shell),
     }
 }
 

@@ -67,6 +67,11 @@ pub(crate) fn hint(text: impl Display) {
     }
 }
 
+/// Prints what somebody else has written.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(bytes)
+}
+
 /// Prints a line.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     writeln!(anstream::stdout().lock(), "{text}")

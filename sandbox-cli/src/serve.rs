@@ -1,9 +1,12 @@
 //! `sandbox serve`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sandbox_runtime::{linked::Linked, server::HttpServiceServer};
+use sandbox_runtime::{
+    linked::Linked,
+    server::{HttpServiceServer, Lifeline},
+};
 
 use crate::{NOT_RUN, args::Serve, check::read, log, print};
 
@@ -37,7 +40,12 @@ pub(crate) fn run(args: Serve) -> ExitCode {
             }
         }
     };
-    let server = HttpServiceServer::builder().config(config).linked(linked);
+    let mut server = HttpServiceServer::builder().config(config).linked(linked);
+    if let Some(folder) = args.lifeline {
+        // A time that is too long for the clock is as good as none.
+        let linger = args.linger.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        server = server.lifeline(Lifeline { folder, linger });
+    }
     match server.on_listening(announce("listening")).on_control_listening(announce("control")).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => print::errors(&error, NOT_RUN),

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use serde_json::Value;
+use sandbox_client::types::SessionList;
 
 use crate::{FAILED, NOT_RUN, answer, args::Sessions, connect, print};
 
@@ -19,18 +19,22 @@ pub(crate) fn run(args: &Sessions) -> ExitCode {
         return print::errors(&answer::failure(&answer, &args.server), FAILED);
     }
     let data = answer.data.unwrap_or_default();
-    let printed = if args.json { print::json(&data) } else { list(&data, &args.server.worker) };
-    print::exit(printed, ExitCode::SUCCESS)
+    if args.json {
+        return print::exit(print::json(&data), ExitCode::SUCCESS);
+    }
+    match serde_json::from_value(data) {
+        Ok(sessions) => print::exit(list(&sessions, &args.server.worker), ExitCode::SUCCESS),
+        Err(error) => print::errors(&format!("the server's list of sessions cannot be read: {error}"), FAILED),
+    }
 }
 
-fn list(data: &Value, worker: &str) -> io::Result<()> {
-    for session in data["sessions"].as_array().into_iter().flatten() {
-        let text = |key: &str| session[key].as_str().unwrap_or_default().to_owned();
-        let name = format!("{}/{}", text("resource_type"), text("session"));
-        let remark = format!("{} until {}", text("status"), text("expires_at"));
-        print::entry(&name, &remark, &text("session_id"))?;
+fn list(list: &SessionList, worker: &str) -> io::Result<()> {
+    for session in &list.sessions {
+        let name = format!("{}/{}", session.resource_type, session.session);
+        let remark = format!("{} until {}", session.status, session.expires_at);
+        print::entry(&name, &remark, session.session_id.as_str())?;
     }
-    if data["count"] == 0 {
+    if list.sessions.is_empty() {
         print::line(format!("worker `{worker}` has no sessions"))?;
     }
     Ok(())

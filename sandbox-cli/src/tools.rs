@@ -6,18 +6,38 @@ use sandbox_client::types::ToolInfo;
 use sandbox_runtime::linked::Linked;
 use serde_json::json;
 
-use crate::{NOT_RUN, args::Tools, check::read, print};
+use crate::{NOT_RUN, answer, args::Tools, check::read, connect, print};
 
 pub(crate) fn run(args: &Tools) -> ExitCode {
-    let linked = Linked::discover();
-    let executor = match read(&args.config, &linked).check(&linked) {
-        Ok((_, executor)) => executor,
-        Err(faults) => return print::errors(&faults, NOT_RUN),
+    let tools = match &args.server.url {
+        Some(_) if args.config.config.is_some() => {
+            let error = "--config is for tools of no running server: leave it out, or --server and SANDBOX_SERVER";
+            return print::errors(&error, NOT_RUN);
+        }
+        Some(url) => served(url, args),
+        None => linked(args),
     };
-    let tools = executor.registry().tools().filter(|tool| tool.is_on() && !tool.info.hidden).map(|tool| &tool.info);
-    let printed =
-        if args.json { print::json(&json!(tools.collect::<Vec<_>>())) } else { tools.into_iter().try_for_each(entry) };
+    let tools = match tools {
+        Ok(tools) => tools,
+        Err(code) => return code,
+    };
+    let printed = if args.json { print::json(&json!(tools)) } else { tools.iter().try_for_each(entry) };
     print::exit(printed, ExitCode::SUCCESS)
+}
+
+/// The tools of a running server.
+fn served(url: &str, args: &Tools) -> Result<Vec<ToolInfo>, ExitCode> {
+    let prepared = connect::client(url, &args.server).and_then(|client| Ok((client, connect::runtime()?)));
+    let (client, runtime) = prepared.map_err(|error| print::errors(&error, NOT_RUN))?;
+    runtime.block_on(client.tools()).map_err(|error| answer::error(&error, &args.server))
+}
+
+/// The tools that a configuration switches on, of the backends that are linked in.
+fn linked(args: &Tools) -> Result<Vec<ToolInfo>, ExitCode> {
+    let linked = Linked::discover();
+    let (_, executor) = read(&args.config, &linked).check(&linked).map_err(|faults| print::errors(&faults, NOT_RUN))?;
+    let tools = executor.registry().tools().filter(|tool| tool.is_on() && !tool.info.hidden);
+    Ok(tools.map(|tool| tool.info.clone()).collect())
 }
 
 fn entry(tool: &ToolInfo) -> io::Result<()> {

@@ -1,100 +1,61 @@
 //! One method per route.
 
-use std::ops::Deref;
+use std::{sync::Arc, time::Duration};
 
-use reqwest::{RequestBuilder, Response, StatusCode, Url, header::HeaderValue};
-use sandbox_types::{CreateSession, Envelope, ExecuteRequest, RunId, ToolInfo, WorkerId};
+use reqwest::{RequestBuilder, Url, header::HeaderValue};
+use sandbox_types::{
+    BatchRequest, CreateSession, DestroySession, Envelope, ErrorCode, ExecuteRequest, Health, InitBatch, InitResource,
+    Ready, RefreshSessions, ResourceInfo, SessionId, ShutdownBegun, ShutdownRequest, ToolInfo, Warmup, WarmupRequest,
+    WarmupStatus, WorkerId, WorkerRequest,
+};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    error::{ClientError, Result},
+    transport::{QUICK, SLOW, State},
+};
+
+/// How long a connection may take to come about.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How often a request is sent again, where nothing else is said.
+const RETRIES: u32 = 5;
+/// How long a connection is kept that is not used: less than the five seconds after which servers close it.
+const KEEP_IDLE: Duration = Duration::from_secs(4);
+/// After this a connection whose other end does not acknowledge anything is dead.
+const DEAD_AFTER: Duration = Duration::from_mins(1);
 
 /// Talks to one server for one worker.
+///
+/// Routes that answer an envelope return it as it came, failures included: look at [`Envelope::success`]. Requests that did not
+/// arrive, or that the server refused for now, are sent again, with growing pauses; one whose tool may have run only where the
+/// server knows idempotency keys, so that no tool runs twice.
 #[derive(Clone, Debug)]
 pub struct HttpServiceClient {
     pub(crate) http: reqwest::Client,
     pub(crate) url: String,
+    /// Where the routes are that every server of the contract has.
+    pub(crate) api: String,
     base: Url,
     worker: WorkerId,
-    token: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: u32,
+    pub(crate) state: Arc<State>,
 }
-
-/// Why there is no answer. A tool that failed is an answer: look at [`Envelope::success`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The server was not reached, or the connection broke.
-    #[error("{url} does not answer: {source}")]
-    Connection {
-        /// Where.
-        url: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// What answered does not speak this API.
-    #[error("{url} answered {status} with something that is no answer of this API")]
-    Protocol {
-        /// Where.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-    },
-    /// The server refused.
-    #[error("{}", .0.message)]
-    Refused(Box<Envelope>),
-    /// A stream broke before its last event, and joining it again did not help.
-    #[error("{url}: the events {}broke off: {why}", .run_id.as_ref().map_or_else(String::new, |id| format!("of {id} ")))]
-    Broken {
-        /// Where.
-        url: String,
-        /// The run, where that was known yet: it may go on, and be followed from [`RunStream::last_event_id`].
-        ///
-        /// [`RunStream::last_event_id`]: crate::RunStream::last_event_id
-        run_id: Option<RunId>,
-        /// What happened last.
-        why: String,
-    },
-    /// The address is no URL.
-    #[error("expected the URL of a server, such as http://127.0.0.1:18890, found `{url}`")]
-    Url {
-        /// What came.
-        url: String,
-    },
-    /// The HTTP client cannot be made.
-    #[error("the HTTP client cannot be made: {0}")]
-    Setup(String),
-    /// The parameters are not JSON.
-    #[error("the parameters are not JSON: {0}")]
-    Params(serde_json::Error),
-}
-
-pub(crate) type Result<T, E = ClientError> = std::result::Result<T, E>;
 
 impl HttpServiceClient {
     /// A client of the server at `url`, such as `http://127.0.0.1:18890`.
     ///
     /// # Errors
-    /// The address is no URL, or the HTTP client cannot be made.
+    /// [`ClientError::Invalid`] when the address is no URL, or the HTTP client cannot be made.
     pub fn new(url: impl Into<String>, worker: WorkerId) -> Result<Self> {
         let url = url.into().trim_end_matches('/').to_owned();
-        // `localhost:80` would be one of a scheme `localhost`.
-        let parsed = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(base) = parsed.filter(Url::has_host) else {
-            return Err(ClientError::Url { url });
-        };
-        // The provider is named here: a program may link several, and then none is the default.
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| ClientError::Setup(error.to_string()))?
-            .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() })
-            .with_no_client_auth();
-        let mut http = reqwest::Client::builder().tls_backend_preconfigured(tls);
-        if base.host_str().is_some_and(is_loopback) {
-            // A proxy of the environment cannot reach this machine's own server, and must not see its token.
-            http = http.no_proxy();
-        }
-        let http = http.build();
-        let http = http.map_err(|error| ClientError::Setup(error.to_string()))?;
-        Ok(Self { http, url, base, worker, token: None })
+        let base = parse(&url)?;
+        let http = http(&base).map_err(|error| ClientError::Invalid(format!("no HTTP client can be made: {error}")))?;
+        let state = Arc::new(State::new(format!("{:016x}", random())));
+        let api = format!("{url}/api/v1");
+        Ok(Self { http, url, api, base, worker, token: None, timeout: None, retries: RETRIES, state })
     }
 
     /// Sends this token with every request.
@@ -103,103 +64,305 @@ impl HttpServiceClient {
         self
     }
 
+    /// How long a call may take that names no limit itself; the server ends it then, and is waited for a little longer. Without
+    /// one the limits of the tool and of the server hold.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How often a request is sent again that may be; 5 where nothing is said.
+    ///
+    /// With 0 a call has no idempotency key of the client's choice: the server ends it when its connection ends, and not up
+    /// to 30 seconds later.
+    pub fn with_retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
     /// Who this client is.
     pub fn worker(&self) -> &WorkerId {
         &self.worker
     }
 
-    /// Runs a tool.
-    ///
-    /// # Errors
-    /// There is no answer; a tool's own failure is one.
-    pub async fn execute(&self, action: &str, params: impl Serialize) -> Result<Envelope> {
-        let mut request = ExecuteRequest::new(self.worker.clone(), action);
-        request.params = Some(serde_json::value::to_raw_value(&params).map_err(ClientError::Params)?);
-        self.execute_request(&request).await
+    /// The address of the server.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
-    /// Runs a tool, with every field of the request in the caller's hand.
+    /// Whether the server is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.base.scheme() == "http" && self.base.host_str().is_some_and(is_loopback)
+    }
+
+    /// The host of the server, as a program takes it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn host(&self) -> String {
+        self.base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()
+    }
+
+    /// The port of the server.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn port(&self) -> u16 {
+        self.base.port_or_known_default().unwrap_or_default()
+    }
+
+    /// Host and port of the server.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn authority(&self) -> String {
+        format!("{}:{}", self.host(), self.port())
+    }
+
+    /// The same client of another server.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn at(&self, url: &str) -> Result<Self> {
+        let other = Self::new(url, self.worker.clone())?;
+        Ok(Self { token: self.token.clone(), timeout: self.timeout, retries: self.retries, ..other })
+    }
+
+    /// `POST /execute`: runs a tool.
+    ///
+    /// # Errors
+    /// There is no answer, or `params` cannot be written as JSON; a tool's own failure is an answer.
+    pub async fn execute(&self, action: &str, params: impl Serialize) -> Result<Envelope> {
+        self.execute_request(&self.request(action, params)?).await
+    }
+
+    /// A request for a tool, for its fields to be changed.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when `params` cannot be written as JSON.
+    pub fn request(&self, action: &str, params: impl Serialize) -> Result<ExecuteRequest> {
+        let mut request = ExecuteRequest::new(self.worker.clone(), action);
+        request.params = Some(to_raw(&params)?);
+        Ok(request)
+    }
+
+    /// `POST /execute`, with every field of the request in the caller's hand.
     ///
     /// # Errors
     /// There is no answer; a tool's own failure is one.
     pub async fn execute_request(&self, request: &ExecuteRequest) -> Result<Envelope> {
-        self.post("/execute", request).await
+        self.execute_as(request).await
     }
 
-    /// Makes a session, or finds the one that is there.
+    /// As [`execute_request`](Self::execute_request), with the result as it is asked for: [`RawValue`] leaves it as JSON.
+    ///
+    /// # Errors
+    /// There is no answer, or its result is none of this type.
+    pub(crate) async fn execute_as<D: DeserializeOwned>(&self, request: &ExecuteRequest) -> Result<Envelope<D>> {
+        let (timeout, limit) = self.limits(request.timeout);
+        let reply = self.run_once("/execute", ExecuteRequest { timeout, ..request.clone() }, limit).await?;
+        self.envelope(&reply)
+    }
+
+    /// `POST /execute/batch`: runs several tools; the data of the answer is a [`BatchResult`](sandbox_types::BatchResult).
+    ///
+    /// # Errors
+    /// There is no answer; failures of tools are one.
+    pub async fn execute_batch(&self, request: &BatchRequest) -> Result<Envelope> {
+        let (timeout, limit) = self.limits(request.timeout);
+        let turns = if request.parallel { 1 } else { request.actions.len().max(1) };
+        let limit = limit.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
+        let reply = self.run_once("/execute/batch", BatchRequest { timeout, ..request.clone() }, limit).await?;
+        self.envelope(&reply)
+    }
+
+    /// `POST /session/create`: makes a session, or finds the one that is there; the data of the answer is a
+    /// [`CreatedSession`](sandbox_types::CreatedSession).
     ///
     /// # Errors
     /// There is no answer; a refusal is one.
     pub async fn create_session(&self, request: &CreateSession) -> Result<Envelope> {
-        self.post("/session/create", request).await
+        self.post("/session/create", request, SLOW).await
     }
 
-    /// The worker's sessions.
+    /// `POST /session/destroy`: ends a session; its cleanup goes on behind. The data of the answer is a
+    /// [`DestroyedSession`](sandbox_types::DestroyedSession).
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn destroy_session(&self, request: &DestroySession) -> Result<Envelope> {
+        self.post("/session/destroy", request, QUICK).await
+    }
+
+    /// `POST /session/destroy` of the session with this id.
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn destroy_session_id(&self, id: &SessionId) -> Result<Envelope> {
+        self.destroy_session(&DestroySession {
+            worker_id: self.worker.clone(),
+            resource_type: None,
+            session: None,
+            session_id: Some(id.clone()),
+        })
+        .await
+    }
+
+    /// `POST /session/list`: the worker's sessions; the data of the answer is a [`SessionList`](sandbox_types::SessionList).
     ///
     /// # Errors
     /// There is no answer; a refusal is one.
     pub async fn list_sessions(&self) -> Result<Envelope> {
-        self.post("/session/list", &json!({ "worker_id": self.worker })).await
+        self.post("/session/list", &self.me(), QUICK).await
     }
 
-    /// Every tool that is not hidden.
+    /// `POST /session/refresh`: renews the time to live of one session, or of all; the data of the answer is a
+    /// [`RefreshAnswer`](sandbox_types::RefreshAnswer).
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn refresh_sessions(&self, request: &RefreshSessions) -> Result<Envelope> {
+        self.post("/session/refresh", request, QUICK).await
+    }
+
+    /// `POST /lifecycle/heartbeat`: renews the time to live of all sessions; the data of the answer is a
+    /// [`Heartbeat`](sandbox_types::Heartbeat).
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn heartbeat(&self) -> Result<Envelope> {
+        self.post("/lifecycle/heartbeat", &self.me(), QUICK).await
+    }
+
+    /// `POST /lifecycle/status`: what the worker has; the data of the answer is a
+    /// [`WorkerStatus`](sandbox_types::WorkerStatus).
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn status(&self) -> Result<Envelope> {
+        self.post("/lifecycle/status", &self.me(), QUICK).await
+    }
+
+    /// `POST /worker/disconnect`: ends every session of the worker; the data of the answer is a
+    /// [`Disconnected`](sandbox_types::Disconnected).
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn disconnect(&self) -> Result<Envelope> {
+        self.post("/worker/disconnect", &self.me(), QUICK).await
+    }
+
+    /// `POST /init/resource`: [`create_session`](Self::create_session) in the words of older clients.
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn init_resource(&self, request: &InitResource) -> Result<Envelope> {
+        self.post("/init/resource", request, SLOW).await
+    }
+
+    /// `POST /init/batch`: makes several sessions; what failed is told beside what did not.
+    ///
+    /// # Errors
+    /// There is no answer; a refusal is one.
+    pub async fn init_batch(&self, request: &InitBatch) -> Result<Envelope> {
+        self.post("/init/batch", request, SLOW).await
+    }
+
+    /// `GET /tools`: every tool that is not hidden.
     ///
     /// # Errors
     /// There is no answer, or a refusal.
     pub async fn tools(&self) -> Result<Vec<ToolInfo>> {
-        let mut answer: Value = self.get("/tools").await?;
-        serde_json::from_value(answer["tools"].take()).map_err(|_| self.protocol(200))
+        self.listed("/tools", "tools").await
     }
 
-    /// One tool, by any of its names.
+    /// `GET /tools/{name}/schema`: one tool, by any of its names.
     ///
     /// # Errors
     /// There is no answer, or there is no such tool.
     pub async fn tool(&self, name: &str) -> Result<ToolInfo> {
-        self.get(&format!("/tools/{name}/schema")).await
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1", "tools", name, "schema"]);
+        }
+        self.bare(|| self.http.get(url.clone()), QUICK).await
+    }
+
+    /// `GET /resources`: what runs, and its limits.
+    ///
+    /// # Errors
+    /// There is no answer, or a refusal.
+    pub async fn resources(&self) -> Result<Vec<ResourceInfo>> {
+        self.listed("/resources", "resources").await
+    }
+
+    /// `POST /warmup`: gets resources ready, all of them if none is named.
+    ///
+    /// # Errors
+    /// There is no answer, or a refusal; what did not get ready is told in the answer.
+    pub async fn warmup(&self, backends: Option<Vec<String>>) -> Result<Warmup> {
+        let body = WarmupRequest { backends };
+        self.bare(|| self.http.post(format!("{}/warmup", self.api)).json(&body), SLOW).await
+    }
+
+    /// `GET /warmup/status`: how far each resource is.
+    ///
+    /// # Errors
+    /// There is no answer, or a refusal.
+    pub async fn warmup_status(&self) -> Result<WarmupStatus> {
+        self.bare(|| self.http.get(format!("{}/warmup/status", self.api)), QUICK).await
+    }
+
+    /// `GET /health`: that the server is there, and what it is able to.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn health(&self) -> Result<Health> {
+        self.bare(|| self.http.get(format!("{}/health", self.url)), QUICK).await
+    }
+
+    /// `GET /ready`: whether the server takes calls, [`Ready::status`] says so; it is asked once.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn ready(&self) -> Result<Ready> {
+        self.ready_within(QUICK).await
+    }
+
+    pub(crate) async fn ready_within(&self, limit: Duration) -> Result<Ready> {
+        let reply = self.once(self.http.get(format!("{}/ready", self.url)), limit).await?;
+        serde_json::from_slice(&reply.body).map_err(|_| self.protocol(reply.status))
+    }
+
+    /// `POST /server/shutdown`: ends the server, if it permits that (`server.allow_shutdown`).
+    ///
+    /// # Errors
+    /// There is no answer, or a refusal.
+    pub async fn shutdown_server(&self, request: &ShutdownRequest) -> Result<ShutdownBegun> {
+        // Once: it may be another server by then.
+        let reply = self.once(self.http.post(format!("{}/server/shutdown", self.api)).json(request), QUICK).await?;
+        self.bare_reply(&reply)
+    }
+
+    pub(crate) fn me(&self) -> WorkerRequest {
+        WorkerRequest { worker_id: self.worker.clone(), resource_type: None }
     }
 
     /// A route that answers its data plain.
-    async fn get<T: DeserializeOwned>(&self, route: &str) -> Result<T> {
-        let (status, body) = self.send(self.http.get(format!("{}{route}", self.url))).await?;
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|_| self.protocol(status.as_u16()));
+    async fn bare<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder, limit: Duration) -> Result<T> {
+        let reply = self.ask(request, limit).await?;
+        self.bare_reply(&reply)
+    }
+
+    fn bare_reply<T: DeserializeOwned>(&self, reply: &crate::transport::Reply) -> Result<T> {
+        let protocol = |_| self.protocol(reply.status);
+        if reply.status.is_success() {
+            return serde_json::from_slice(&reply.body).map_err(protocol);
         }
-        Err(match serde_json::from_slice::<Envelope>(&body) {
-            Ok(refusal) => ClientError::Refused(Box::new(refusal)),
-            Err(_) => self.protocol(status.as_u16()),
-        })
+        Err(ClientError::of(serde_json::from_slice(&reply.body).map_err(protocol)?))
+    }
+
+    async fn listed<T: DeserializeOwned>(&self, route: &str, what: &str) -> Result<Vec<T>> {
+        let mut answer: Value = self.bare(|| self.http.get(format!("{}{route}", self.api)), QUICK).await?;
+        serde_json::from_value(answer[what].take()).map_err(|_| self.protocol(reqwest::StatusCode::OK))
     }
 
     /// A route that answers an envelope, whatever the status.
-    async fn post(&self, route: &str, body: &impl Serialize) -> Result<Envelope> {
-        let (status, body) = self.send(self.http.post(format!("{}{route}", self.url)).json(body)).await?;
-        serde_json::from_slice(&body).map_err(|_| self.protocol(status.as_u16()))
-    }
-
-    async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, impl Deref<Target = [u8]> + use<>)> {
-        let response = self.open(request).await?;
-        Ok((response.status(), response.bytes().await.map_err(|source| self.broken(source))?))
-    }
-
-    /// The head of an answer, whatever its status.
-    pub(crate) async fn open(&self, request: RequestBuilder) -> Result<Response> {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
-        request.send().await.map_err(|source| self.broken(source))
-    }
-
-    /// What an enveloped route answers; a refusal is an error.
-    pub(crate) async fn data<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
-        let (status, body) = self.send(request).await?;
-        let protocol = |_| self.protocol(status.as_u16());
-        let answer: Envelope = serde_json::from_slice(&body).map_err(protocol)?;
-        if !answer.success {
-            return Err(ClientError::Refused(Box::new(answer)));
-        }
-        serde_json::from_value(answer.data.unwrap_or_default()).map_err(protocol)
+    async fn post(&self, route: &str, body: &impl Serialize, limit: Duration) -> Result<Envelope> {
+        let reply = self.ask(|| self.http.post(format!("{}{route}", self.api)).json(body), limit).await?;
+        self.envelope(&reply)
     }
 
     /// The address below `/runs` of these parts, and how the request says whose runs are meant.
@@ -216,18 +379,91 @@ impl HttpServiceClient {
         }
         (url, header)
     }
+}
 
-    pub(crate) fn broken(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Connection { url: self.url.clone(), source }
+/// The data of an answer; a failure is an error.
+///
+/// # Errors
+/// It is a failure, or its data is not of this type.
+pub(crate) fn data<T: DeserializeOwned>(answer: Envelope, url: &str) -> Result<T> {
+    if !answer.success {
+        return Err(ClientError::of(answer));
     }
+    let status = answer.code.http_status();
+    let protocol = |_| ClientError::Protocol { url: url.to_owned(), status };
+    serde_json::from_value(answer.data.unwrap_or_default()).map_err(protocol)
+}
 
-    pub(crate) fn protocol(&self, status: u16) -> ClientError {
-        ClientError::Protocol { url: self.url.clone(), status }
+/// The result of a call, read as what it is asked for; a failure is an error.
+///
+/// # Errors
+/// It is a failure, or the result is not of this type.
+pub(crate) fn result<T: DeserializeOwned>(answer: Envelope<Box<RawValue>>) -> Result<T> {
+    let Envelope { success, code, message, data, error, temporary_session, meta } = answer;
+    let json = data.as_deref().map_or("null", RawValue::get);
+    if success {
+        return serde_json::from_str(json).map_err(|error| {
+            let tool = meta.tool.as_deref().unwrap_or("the tool");
+            ClientError::Invalid(format!("the result of {tool} is not of the type that was asked for: {error}"))
+        });
     }
+    let data = serde_json::from_str(json).unwrap_or_default();
+    Err(ClientError::of(Envelope { success, code, message, data, error, temporary_session, meta }))
+}
+
+/// Parameters as they are sent.
+///
+/// # Errors
+/// They cannot be written as JSON.
+pub(crate) fn to_raw(params: &impl Serialize) -> Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(params)
+        .map_err(|error| ClientError::Invalid(format!("the parameters are not JSON: {error}")))
+}
+
+fn parse(url: &str) -> Result<Url> {
+    // `localhost:80` would be one of a scheme `localhost`.
+    let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).filter(Url::has_host);
+    parsed.ok_or_else(|| {
+        ClientError::Invalid(format!("expected the URL of a server, such as http://127.0.0.1:18890, found `{url}`"))
+    })
+}
+
+fn http(base: &Url) -> Result<reqwest::Client, Box<dyn std::error::Error>> {
+    // The provider is named here: a program may link several, and then none is the default.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() })
+        .with_no_client_auth();
+    let mut http = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT_LIMIT)
+        .pool_idle_timeout(KEEP_IDLE)
+        .pool_max_idle_per_host(usize::MAX)
+        .tcp_keepalive(DEAD_AFTER / 4);
+    #[cfg(target_os = "linux")]
+    {
+        http = http.tcp_user_timeout(DEAD_AFTER);
+    }
+    if base.host_str().is_some_and(is_loopback) {
+        // A proxy of the environment cannot reach this machine's own server, and must not see its token.
+        http = http.no_proxy();
+    }
+    Ok(http.build()?)
 }
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host == "[::1]" || host.starts_with("127.")
+}
+
+/// A number that no other client has.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| fastrand::u64(..))
+}
+
+/// Whether an answer says that what was to be ended is not there.
+pub(crate) fn is_missing(error: &ClientError) -> bool {
+    matches!(error.code(), Some(ErrorCode::NOT_FOUND | ErrorCode::SESSION_GONE))
 }
 
 #[cfg(test)]
@@ -241,7 +477,7 @@ mod tests {
         let client = |url: &str| HttpServiceClient::new(url, WorkerId::parse("w").expect("a good id"));
         for url in ["127.0.0.1:1", "localhost:1", "", "ftp://a", "http://"] {
             let error = client(url).expect_err("must be refused");
-            assert!(matches!(&error, ClientError::Url { .. }), "{url}: {error}");
+            assert!(matches!(&error, ClientError::Invalid(_)), "{url}: {error}");
             assert!(error.to_string().contains("http://127.0.0.1:18890"), "{error}");
         }
         client("http://127.0.0.1:1/").expect("is right");

@@ -31,14 +31,29 @@
 //! # }
 //! ```
 
+mod background;
+pub mod blocking;
+mod builder;
 mod client;
+mod error;
 mod events;
+mod retry;
 mod runs;
+mod sandbox;
+mod session;
+mod spec;
 mod sse;
+mod start;
 mod stream;
+mod transport;
 
-pub use client::{ClientError, HttpServiceClient};
+pub use builder::{DEFAULT_URL, SandboxBuilder};
+pub use client::HttpServiceClient;
+pub use error::ClientError;
 pub use events::RunEvent;
 pub use runs::Cancellation;
+pub use sandbox::Sandbox;
 pub use sandbox_types as types;
-pub use stream::RunStream;
+pub use session::Session;
+pub use spec::{NewSession, Sessions, Which};
+pub use stream::{Events, RunStream};

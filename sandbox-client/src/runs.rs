@@ -1,12 +1,16 @@
 //! The routes of runs: calls apart from the connections that asked for them.
 
+use std::time::Duration;
+
 use reqwest::{Method, RequestBuilder, header::ACCEPT};
 use sandbox_types::{ExecuteRequest, RunId, RunInfo};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    client::{HttpServiceClient, Result},
+    client::{HttpServiceClient, data},
+    error::Result,
     stream::{EVENT_STREAM, RunStream},
+    transport::{QUICK, Sending},
 };
 
 /// What asking a run to end came to.
@@ -31,10 +35,11 @@ impl HttpServiceClient {
     /// somebody follows it, or the request is `detached`.
     ///
     /// # Errors
-    /// There is no answer, or no run began: [`ClientError::Refused`](crate::ClientError::Refused) has the reason.
+    /// There is no answer, or no run began: [`ClientError::Failed`](crate::ClientError::Failed) has the reason.
     pub async fn stream(&self, request: &ExecuteRequest) -> Result<RunStream> {
-        let request = self.http.post(format!("{}/execute", self.url)).header(ACCEPT, EVENT_STREAM).json(request);
-        RunStream::open(self, None, 0, request).await
+        let (timeout, limit) = self.limits(request.timeout);
+        let sending = Sending::new(self, ExecuteRequest { timeout, ..request.clone() }, limit).await?;
+        RunStream::begin(self, sending).await
     }
 
     /// Reads the events of a run after the one with the id `last_event_id`; 0: from its beginning.
@@ -42,8 +47,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or the worker has no such run, or the run no such event.
     pub async fn follow(&self, run_id: &RunId, last_event_id: u64) -> Result<RunStream> {
-        let request = self.events_request(run_id, last_event_id);
-        RunStream::open(self, Some(run_id.clone()), last_event_id, request).await
+        RunStream::follow(self, run_id.clone(), last_event_id).await
     }
 
     /// Starts a tool and leaves it to run to its end on its own.
@@ -51,8 +55,10 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or no run began.
     pub async fn detach(&self, request: &ExecuteRequest) -> Result<RunInfo> {
-        let request = ExecuteRequest { detached: true, ..request.clone() };
-        self.data(self.http.post(format!("{}/execute", self.url)).json(&request)).await
+        let (timeout, _) = self.limits(request.timeout);
+        let request = ExecuteRequest { detached: true, timeout, ..request.clone() };
+        let reply = self.run_once("/execute", request, QUICK).await?;
+        data(self.envelope(&reply)?, &self.url)
     }
 
     /// The worker's runs, the latest first: those that run, and for ten minutes those that ended.
@@ -60,7 +66,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or a refusal.
     pub async fn runs(&self) -> Result<Vec<RunInfo>> {
-        Ok(self.data::<Listed>(self.runs_request(Method::GET, &[], None)).await?.runs)
+        Ok(self.told::<Listed>(|| self.runs_request(Method::GET, &[], None), QUICK).await?.runs)
     }
 
     /// How far a run is, and its answer once it has ended; waits for its end so long, at most 60 seconds.
@@ -68,7 +74,9 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or the worker has no such run.
     pub async fn run(&self, run_id: &RunId, wait_seconds: Option<f64>) -> Result<RunInfo> {
-        self.data(self.runs_request(Method::GET, &[run_id.as_str()], wait_seconds)).await
+        let wait = wait_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
+        let request = || self.runs_request(Method::GET, &[run_id.as_str()], wait_seconds);
+        self.told(request, QUICK.saturating_add(wait)).await
     }
 
     /// Asks a run to end; its tool is told at once.
@@ -76,12 +84,17 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or the worker has no such run.
     pub async fn cancel_run(&self, run_id: &RunId) -> Result<Cancellation> {
-        self.data(self.runs_request(Method::POST, &[run_id.as_str(), "cancel"], None)).await
+        self.told(|| self.runs_request(Method::POST, &[run_id.as_str(), "cancel"], None), QUICK).await
     }
 
     pub(crate) fn events_request(&self, run_id: &RunId, last_event_id: u64) -> RequestBuilder {
         let request = self.runs_request(Method::GET, &[run_id.as_str(), "events"], None).header(ACCEPT, EVENT_STREAM);
         if last_event_id == 0 { request } else { request.header("last-event-id", last_event_id) }
+    }
+
+    async fn told<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder, limit: Duration) -> Result<T> {
+        let reply = self.ask(request, limit).await?;
+        data(self.envelope(&reply)?, &self.url)
     }
 
     fn runs_request(&self, method: Method, parts: &[&str], wait_seconds: Option<f64>) -> RequestBuilder {

@@ -1,15 +1,26 @@
 //! The events of a run as they come; a connection that breaks is replaced by one that goes on where it broke off.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use reqwest::{RequestBuilder, Response, StatusCode, header::CONTENT_TYPE};
-use sandbox_types::{Envelope, RunId};
+use futures_core::Stream;
+use reqwest::{
+    RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use sandbox_types::{Envelope, ExecuteRequest, RunId};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
-    client::{ClientError, HttpServiceClient, Result},
+    client::HttpServiceClient,
+    error::{ClientError, Result, chain},
     events::RunEvent,
     sse::{Message, Parser},
+    transport::{QUICK, Reply, Sending},
 };
 
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
@@ -32,6 +43,10 @@ const LASTING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RunStream {
     client: HttpServiceClient,
+    /// What began it, until its run is known.
+    begun: Option<Box<Sending<ExecuteRequest>>>,
+    /// The key of the client's choice, until the answer is there.
+    own_key: Option<String>,
     run_id: Option<RunId>,
     connection: Option<Response>,
     opened_at: Instant,
@@ -54,22 +69,36 @@ enum Opened {
     Stream(Response),
     /// Nothing is left to come.
     Over,
-    /// A server that has no streams.
-    Answer(Box<Envelope>),
+    /// A refusal, or the answer of a server that has no streams.
+    Plain(Reply),
 }
 
 impl RunStream {
-    /// The stream that this request asks for.
-    pub(crate) async fn open(
-        client: &HttpServiceClient,
-        run_id: Option<RunId>,
-        last_event_id: u64,
-        request: RequestBuilder,
-    ) -> Result<Self> {
-        let opened = open(client, request).await?;
+    /// The stream that a request begins.
+    pub(crate) async fn begin(client: &HttpServiceClient, sending: Sending<ExecuteRequest>) -> Result<Self> {
+        let mut stream = Self::new(client, None, 0);
+        stream.own_key.clone_from(&sending.own_key);
+        let mut sending = Box::new(sending);
+        let opened = open_new(client, &mut sending).await?;
+        stream.begun = Some(sending);
+        stream.take_opened(opened)?;
+        Ok(stream)
+    }
+
+    /// The stream of a run after an event.
+    pub(crate) async fn follow(client: &HttpServiceClient, run_id: RunId, last_event_id: u64) -> Result<Self> {
+        let opened = open(client, client.events_request(&run_id, last_event_id), QUICK).await?;
+        let mut stream = Self::new(client, Some(run_id), last_event_id);
+        stream.take_opened(opened)?;
+        Ok(stream)
+    }
+
+    fn new(client: &HttpServiceClient, run_id: Option<RunId>, last_event_id: u64) -> Self {
         let now = Instant::now();
-        let mut stream = Self {
+        Self {
             client: client.clone(),
+            begun: None,
+            own_key: None,
             run_id,
             connection: None,
             opened_at: now,
@@ -82,9 +111,12 @@ impl RunStream {
             silence: SILENCE,
             breaks: 0,
             ended: false,
-        };
-        stream.take_opened(opened);
-        Ok(stream)
+        }
+    }
+
+    /// The events as a [`Stream`]; an error is its last item.
+    pub fn into_stream(self) -> Events {
+        Events(Reading::Between(Box::new(self)))
     }
 
     /// The run; none before its first event was read.
@@ -141,37 +173,62 @@ impl RunStream {
             }
             self.last_event_id = id;
         }
-        let event = RunEvent::parse(message).map_err(|_| self.client.protocol(StatusCode::OK.as_u16()))?;
+        let event = RunEvent::parse(message).map_err(|_| self.client.protocol(StatusCode::OK))?;
         self.breaks = 0;
         match &event {
-            Some(RunEvent::Start(start)) => self.run_id = Some(start.run_id.clone()),
+            Some(RunEvent::Start(start)) => {
+                self.run_id = Some(start.run_id.clone());
+                self.begun = None;
+            }
             Some(RunEvent::End(_)) => {
                 self.ended = true;
                 self.connection = None;
+                if let Some(key) = self.own_key.take() {
+                    self.client.state.has_arrived(key);
+                }
             }
             _ => {}
         }
         Ok(event)
     }
 
-    fn take_opened(&mut self, opened: Opened) {
+    fn take_opened(&mut self, opened: Opened) -> Result<()> {
         self.opened_at = Instant::now();
         self.parser = Parser::default();
         match opened {
             Opened::Stream(connection) => self.connection = Some(connection),
             Opened::Over => self.ended = true,
-            Opened::Answer(answer) => self.answer = Some(answer),
+            Opened::Plain(reply) => {
+                let answer: Envelope = self.client.envelope(&reply)?;
+                if !answer.success {
+                    return Err(ClientError::of(answer));
+                }
+                self.answer = Some(Box::new(answer));
+            }
         }
+        Ok(())
     }
 
     async fn join_again(&mut self) -> Result<()> {
         sleep_until(self.join_at).await;
-        let Some(run_id) = &self.run_id else { return self.broke("its run is not known".to_owned()) };
-        let request = self.client.events_request(run_id, self.last_event_id);
-        match timeout(self.silence, open(&self.client, request)).await {
-            Ok(Ok(opened)) => self.take_opened(opened),
-            Ok(Err(error)) if may_pass(&error) => self.broke(chain(&error))?,
-            Ok(Err(error)) => return Err(error),
+        let opening = async {
+            match (&self.run_id, &mut self.begun) {
+                (Some(run_id), _) => {
+                    let request = self.client.events_request(run_id, self.last_event_id);
+                    open(&self.client, request, self.silence).await
+                }
+                // Sent again, it finds the run that it began.
+                (None, Some(begun)) => open_new(&self.client, begun).await,
+                (None, None) => Err(unknown(&self.client)),
+            }
+        };
+        match timeout(self.silence, opening).await {
+            Ok(opened) => match opened.and_then(|opened| self.take_opened(opened)) {
+                Err(error) if error.retryable() && !matches!(error, ClientError::Broken { .. }) => {
+                    self.broke(chain(&error))?;
+                }
+                opened => opened?,
+            },
             Err(_) => self.broke(self.silent())?,
         }
         Ok(())
@@ -186,7 +243,8 @@ impl RunStream {
             self.breaks = 0;
         }
         self.breaks += 1;
-        if self.run_id.is_none() || self.breaks > MAX_TRIES {
+        let begins_again = self.begun.as_ref().is_some_and(|begun| begun.may_repeat());
+        if (self.run_id.is_none() && !begins_again) || self.breaks > MAX_TRIES {
             return Err(ClientError::Broken { url: self.client.url.clone(), run_id: self.run_id.clone(), why });
         }
         let pause = self.retry.saturating_mul(1 << (self.breaks - 1)).min(MAX_PAUSE);
@@ -199,12 +257,31 @@ impl RunStream {
     }
 }
 
+/// Asks for a stream that a request begins, as often as that may be done.
+///
+/// # Errors
+/// There is no answer.
+async fn open_new(client: &HttpServiceClient, sending: &mut Sending<ExecuteRequest>) -> Result<Opened> {
+    let url = format!("{}/execute", client.api);
+    loop {
+        let request = client.http.post(&url).header(ACCEPT, EVENT_STREAM).json(sending.request());
+        let outcome = match open(client, request, sending.time_left()).await {
+            Ok(Opened::Plain(reply)) => Ok(reply),
+            Ok(opened) => return Ok(opened),
+            Err(error) => Err(error),
+        };
+        if !sending.again(client, &outcome).await? {
+            return outcome.map(Opened::Plain);
+        }
+    }
+}
+
 /// Asks for a stream.
 ///
 /// # Errors
-/// There is no answer, or it is a refusal.
-async fn open(client: &HttpServiceClient, request: RequestBuilder) -> Result<Opened> {
-    let response = client.open(request).await?;
+/// There is no answer.
+async fn open(client: &HttpServiceClient, request: RequestBuilder, limit: Duration) -> Result<Opened> {
+    let response = client.open(request, limit).await?;
     let status = response.status();
     let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if status == StatusCode::NO_CONTENT {
@@ -213,33 +290,51 @@ async fn open(client: &HttpServiceClient, request: RequestBuilder) -> Result<Ope
     if status.is_success() && media_type.starts_with(EVENT_STREAM) {
         return Ok(Opened::Stream(response));
     }
-    let body = response.bytes().await.map_err(|source| client.broken(source))?;
-    let answer: Box<Envelope> = serde_json::from_slice(&body).map_err(|_| client.protocol(status.as_u16()))?;
-    if answer.success { Ok(Opened::Answer(answer)) } else { Err(ClientError::Refused(answer)) }
+    client.read(response, limit).await.map(Opened::Plain)
 }
 
-/// Whether the same request may succeed later.
-fn may_pass(error: &ClientError) -> bool {
-    match error {
-        ClientError::Connection { .. } => true,
-        ClientError::Protocol { status, .. } => *status >= 500 || matches!(status, 408 | 429),
-        ClientError::Refused(refusal) => refusal.error.as_ref().is_some_and(|error| error.retryable),
-        _ => false,
-    }
+fn unknown(client: &HttpServiceClient) -> ClientError {
+    ClientError::Broken { url: client.url.clone(), run_id: None, why: "its run is not known".to_owned() }
 }
 
-/// What an error says, and what caused it: the last cause tells most.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+/// The events of a run as a [`Stream`].
+pub struct Events(Reading);
+
+/// The stream, and what came of reading it.
+type Read = (Box<RunStream>, Result<Option<RunEvent>>);
+
+enum Reading {
+    Between(Box<RunStream>),
+    Next(Pin<Box<dyn Future<Output = Read> + Send>>),
+    Over,
+}
+
+impl Stream for Events {
+    type Item = Result<RunEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match std::mem::replace(&mut self.0, Reading::Over) {
+                Reading::Between(mut stream) => {
+                    self.0 = Reading::Next(Box::pin(async move {
+                        let event = stream.next().await;
+                        (stream, event)
+                    }));
+                }
+                Reading::Next(mut next) => {
+                    let Poll::Ready((stream, event)) = next.as_mut().poll(context) else {
+                        self.0 = Reading::Next(next);
+                        return Poll::Pending;
+                    };
+                    if let Ok(Some(_)) = &event {
+                        self.0 = Reading::Between(stream);
+                    }
+                    return Poll::Ready(event.transpose());
+                }
+                Reading::Over => return Poll::Ready(None),
+            }
         }
-        next = cause.source();
     }
-    text
 }
 
 #[cfg(test)]
@@ -303,7 +398,8 @@ mod tests {
 
     async fn stream(url: &str) -> Result<RunStream, ClientError> {
         let worker = WorkerId::parse("w").expect("a good id");
-        let client = HttpServiceClient::new(url, worker.clone())?;
+        // These servers have nothing but streams.
+        let client = HttpServiceClient::new(url, worker.clone())?.with_retries(0);
         client.stream(&ExecuteRequest::new(worker, "a:b")).await
     }
 
@@ -337,7 +433,7 @@ mod tests {
             assert_eq!(rest(&mut stream).await.expect("ends"), ["r", "2", "3", "= 7"]);
             assert_eq!(stream.last_event_id(), 10);
             let heads = serving.join().expect("served");
-            assert!(heads[0].starts_with("post /execute ") && heads[0].contains("accept: text/event-stream"));
+            assert!(heads[0].starts_with("post /api/v1/execute ") && heads[0].contains("accept: text/event-stream"));
             for (head, seen) in heads[1..].iter().zip([2, 2, 9, 9]) {
                 assert!(head.starts_with("get /runs/r/events ") && head.contains("x-worker-id: w"), "{head}");
                 assert!(head.contains(&format!("last-event-id: {seen}\r\n")), "{head}");
@@ -365,7 +461,7 @@ mod tests {
         let refusal = r#"{"success":false,"code":4002,"message":"no such tool","data":null}"#;
         let (url, _) = serve(vec![answer("400 No", refusal)], false);
         let error = stream(&url).await.expect_err("is refused");
-        assert!(matches!(&error, ClientError::Refused(refusal) if refusal.code.number() == 4002), "{error}");
+        assert!(error.code().is_some_and(|code| code.number() == 4002), "{error}");
         let (url, _) =
             serve(vec![answer("200 OK", r#"{"success":true,"code":0,"message":"success","data":3}"#)], false);
         let mut plain = stream(&url).await.expect("of a server without streams");

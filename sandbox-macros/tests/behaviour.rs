@@ -179,7 +179,7 @@ fn calls_run_through_the_glue() {
 
     let executor = host.executor().clone();
     host.handle().block_on(async move { executor.shutdown(std::time::Duration::from_secs(5), true).await });
-    assert_eq!(host.executor().readiness().1["failed_cleanups"], 1);
+    assert_eq!(host.executor().readiness().1.failed_cleanups, 1);
     let log = LOG.lock().unwrap().clone();
     assert!(log.contains(&"cleanup 99 broken".to_owned()), "{log:?}");
     assert!(log.iter().any(|line| line.starts_with("cleanup 0 ")), "{log:?}");

@@ -1,12 +1,12 @@
 //! Requests of one worker with one key run once and share their answer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use sandbox_types::{ErrorCode, WorkerId};
+use sandbox_types::{ErrorCode, RunId, WorkerId};
 use tokio::time::Instant;
 
 use crate::{
@@ -40,10 +40,12 @@ struct State {
     entries: HashMap<Key, Entry>,
     /// Entries by worker.
     by_worker: HashMap<WorkerId, usize>,
-    /// Ended ones, oldest first.
-    ended: VecDeque<(Instant, Key)>,
-    /// How many of these, from the oldest on, have no answer any more.
-    forgotten: usize,
+    /// Ended ones, in the order of their ends.
+    ended: BTreeMap<u64, (Instant, Key)>,
+    /// The number of the next end.
+    next: u64,
+    /// Those that ended before this one have no answer any more.
+    forgotten: u64,
     bytes: usize,
 }
 
@@ -54,9 +56,15 @@ struct Entry {
 
 enum Stage {
     Running(Arc<Run>),
-    Answered(Arc<Answer>, usize),
+    Answered {
+        answer: Arc<Answer>,
+        bytes: usize,
+        end: u64,
+    },
     /// The tool ran; its answer had to make room.
-    Forgotten,
+    Forgotten {
+        end: u64,
+    },
 }
 
 /// What to do with a keyed request.
@@ -99,8 +107,8 @@ impl IdempotencyStore {
             }
             return match &entry.stage {
                 Stage::Running(run) => Ok(Begin::Join(run.clone())),
-                Stage::Answered(answer, _) => Ok(Begin::Replay(answer.clone())),
-                Stage::Forgotten => {
+                Stage::Answered { answer, .. } => Ok(Begin::Replay(answer.clone())),
+                Stage::Forgotten { .. } => {
                     let message = "the request with this idempotency_key ran, and its answer is no longer kept";
                     Err(ToolError::new(ErrorCode::CONFLICT, message).with_reason("answer_forgotten"))
                 }
@@ -124,14 +132,38 @@ impl IdempotencyStore {
         if answer.meta.executed {
             let fits = bytes <= self.max_bytes / 4;
             while fits && state.bytes + bytes > self.max_bytes && state.forget_an_answer() {}
+            let end = state.next;
             if let Some(entry) = state.entries.get_mut(&key) {
-                entry.stage = if fits { Stage::Answered(answer.clone(), bytes) } else { Stage::Forgotten };
+                let answer = answer.clone();
+                entry.stage = if fits { Stage::Answered { answer, bytes, end } } else { Stage::Forgotten { end } };
                 state.bytes += if fits { bytes } else { 0 };
-                state.ended.push_back((Instant::now(), key));
+                state.ended.insert(end, (Instant::now(), key));
+                state.next += 1;
             }
         } else {
             state.remove(&key);
         }
+    }
+
+    /// The worker has the answers of these keys, and will not ask for them again; the runs whose answers were kept.
+    pub(crate) fn acknowledge(&self, worker: &WorkerId, keys: &[String]) -> Vec<RunId> {
+        let mut state = self.state();
+        let mut runs = Vec::new();
+        for key in keys {
+            let key: Key = (worker.clone(), Box::from(key.as_str()));
+            let end = match state.entries.get(&key).map(|entry| &entry.stage) {
+                Some(Stage::Answered { answer, end, .. }) => {
+                    runs.extend(answer.meta.run_id.clone());
+                    *end
+                }
+                Some(Stage::Forgotten { end }) => *end,
+                // It has no answer yet: whoever says so is mistaken.
+                Some(Stage::Running(_)) | None => continue,
+            };
+            state.ended.remove(&end);
+            state.remove(&key);
+        }
+        runs
     }
 
     /// Drops what is older than ten minutes.
@@ -142,35 +174,34 @@ impl IdempotencyStore {
 
 impl State {
     fn sweep(&mut self) {
-        while self.ended.front().is_some_and(|(since, _)| since.elapsed() > KEPT) {
-            if let Some((_, key)) = self.ended.pop_front() {
-                self.forgotten = self.forgotten.saturating_sub(1);
-                if let Some(Entry { stage: Stage::Answered(_, bytes), .. }) = self.remove(&key) {
-                    self.bytes -= bytes;
-                }
+        while self.ended.first_key_value().is_some_and(|(_, (since, _))| since.elapsed() > KEPT) {
+            if let Some((_, (_, key))) = self.ended.pop_first() {
+                self.remove(&key);
             }
         }
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Entry> {
-        let removed = self.entries.remove(key)?;
+    fn remove(&mut self, key: &Key) {
+        let Some(removed) = self.entries.remove(key) else { return };
+        if let Stage::Answered { bytes, .. } = removed.stage {
+            self.bytes -= bytes;
+        }
         if let Some(own) = self.by_worker.get_mut(&key.0) {
             *own -= 1;
             if *own == 0 {
                 self.by_worker.remove(&key.0);
             }
         }
-        Some(removed)
     }
 
     /// Drops the oldest answer that is still kept; its marker stays.
     fn forget_an_answer(&mut self) -> bool {
-        while let Some((_, key)) = self.ended.get(self.forgotten) {
-            self.forgotten += 1;
+        while let Some((&end, (_, key))) = self.ended.range(self.forgotten..).next() {
+            self.forgotten = end + 1;
             if let Some(entry) = self.entries.get_mut(key)
-                && let Stage::Answered(_, bytes) = entry.stage
+                && let Stage::Answered { bytes, .. } = entry.stage
             {
-                entry.stage = Stage::Forgotten;
+                entry.stage = Stage::Forgotten { end };
                 self.bytes -= bytes;
                 return true;
             }
@@ -299,10 +330,24 @@ mod tests {
         advance(KEPT * 2).await;
         store.sweep();
         let state = store.state();
-        assert_eq!(
-            (state.entries.len(), state.ended.len(), state.forgotten, state.bytes),
-            (5, 0, 0, 0),
-            "those that run"
-        );
+        assert_eq!((state.entries.len(), state.ended.len(), state.bytes), (5, 0, 0), "those that run");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_free_again_once_its_answer_has_arrived() {
+        let store = store(4_000, 4);
+        let acknowledge = |key: &str| store.acknowledge(&worker(), &[key.to_owned(), "unknown".to_owned()]);
+        for round in 0..10 {
+            end(&store, "a", 300);
+            end(&store, "large", 2_000);
+            assert!(is_replayed(&store, "a") && is_forgotten(&store, "large"), "{round}");
+            acknowledge("a");
+            acknowledge("large");
+        }
+        run(&store, "a");
+        acknowledge("a");
+        assert!(matches!(begin(&store, "a"), Ok(Begin::Join(_))), "it still runs");
+        let state = store.state();
+        assert_eq!((state.entries.len(), state.ended.len(), state.bytes), (1, 0, 0));
     }
 }

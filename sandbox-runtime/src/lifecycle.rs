@@ -7,7 +7,9 @@ use std::{
 };
 
 use sandbox_types::{
-    CreateSession, DestroySession, ErrorCode, InitBatch, InitResource, RefreshSessions, ResourceInfo, WorkerId,
+    BackendStatus, CreateSession, CreatedSession, DestroySession, DestroyedSession, Disconnected, ErrorCode, Heartbeat,
+    InitBatch, InitResource, Ready, RefreshAnswer, RefreshSessions, Refreshed, RefreshedSession, RefreshedSessions,
+    ResourceInfo, SessionInfo, SessionList, SessionStatus, Warmup, WarmupStatus, WarmupSummary, WorkerId, WorkerStatus,
 };
 use serde_json::{Map, Value, json};
 
@@ -24,6 +26,8 @@ use crate::{
     time::rfc3339,
 };
 
+/// Status of a session that is there.
+const ACTIVE: &str = "active";
 /// Longest time to live that can be asked for: a year.
 const MAX_TTL: Duration = Duration::from_hours(8760);
 
@@ -32,7 +36,7 @@ impl ToolExecutor {
     ///
     /// # Errors
     /// What `initialize` answered, a limit, an unknown resource, a wrong `session_config`.
-    pub async fn create_session(self: &Arc<Self>, request: CreateSession) -> Result<Value> {
+    pub async fn create_session(self: &Arc<Self>, request: CreateSession) -> Result<CreatedSession> {
         if self.draining() {
             return Err(ToolError::shutting_down());
         }
@@ -40,14 +44,18 @@ impl ToolExecutor {
         if !resource.about.kind.has_sessions() {
             resource.ensure_started().await?;
             // Clients written for services where everything has sessions go on as if this had one.
-            return Ok(json!({
-                "resource_type": &*resource.name,
-                "session_id": null,
-                "session_name": null,
-                "session_status": "active",
-                "compatibility_mode": true,
-                "error": null,
-            }));
+            return Ok(CreatedSession {
+                resource_type: resource.name.to_string(),
+                session: None,
+                session_id: None,
+                session_name: None,
+                session_status: ACTIVE.to_owned(),
+                expires_at: None,
+                status: None,
+                config_matches: None,
+                compatibility_mode: true,
+                error: None,
+            });
         }
         let key = parse_key(request.session.as_deref())?.into();
         let ttl = match request.ttl_seconds {
@@ -106,11 +114,11 @@ impl ToolExecutor {
     ///
     /// # Errors
     /// [`ErrorCode::NOT_FOUND`] when there is none, [`ErrorCode::SESSION_GONE`] when it ended by itself.
-    pub fn destroy_session(&self, request: &DestroySession) -> Result<Value> {
+    pub fn destroy_session(&self, request: &DestroySession) -> Result<DestroyedSession> {
         let worker = &request.worker_id;
         let session = match (&request.session_id, &request.resource_type) {
             (Some(id), _) => {
-                let session = self.table.find_id(worker, id)?.session.clone();
+                let session = self.table.find_id(worker, id, true)?.session.clone();
                 // This one, and not what may stand under its name by now.
                 self.table.end(&session, &EndReason::Destroyed);
                 Some(session)
@@ -118,10 +126,13 @@ impl ToolExecutor {
             (None, Some(resource)) => {
                 let resource = self.registry.resource(resource)?;
                 if !resource.about.kind.has_sessions() {
-                    return Ok(json!({
-                        "message": "the resource has no sessions", "session_id": null, "session_name": null,
-                        "resource_type": &*resource.name, "compatibility_mode": true,
-                    }));
+                    return Ok(DestroyedSession {
+                        message: "the resource has no sessions".to_owned(),
+                        resource_type: resource.name.to_string(),
+                        session_id: None,
+                        session_name: None,
+                        compatibility_mode: true,
+                    });
                 }
                 self.table.destroy(worker, &resource.name, parse_key(request.session.as_deref())?)?
             }
@@ -137,46 +148,43 @@ impl ToolExecutor {
         let resource = session
             .as_ref()
             .map_or_else(|| request.resource_type.clone().unwrap_or_default(), |s| s.resource.name.to_string());
-        Ok(json!({
-            "message": "session destroyed",
-            "session_id": session.as_ref().map(|session| session.id()),
-            "session_name": session.as_ref().map(|session| &*session.name),
-            "resource_type": resource,
-        }))
+        Ok(DestroyedSession {
+            message: "session destroyed".to_owned(),
+            resource_type: resource,
+            session_id: session.as_ref().map(|session| session.id().clone()),
+            session_name: session.as_ref().map(|session| session.name.to_string()),
+            compatibility_mode: false,
+        })
     }
 
     /// The worker's sessions.
-    pub fn list_sessions(&self, worker: &WorkerId, resource_type: Option<&str>) -> Value {
-        let sessions: Vec<_> = self
-            .table
-            .sessions_of(worker)
-            .into_iter()
+    pub fn list_sessions(&self, worker: &WorkerId, resource_type: Option<&str>) -> SessionList {
+        let sessions = self.table.sessions_of(worker).into_iter();
+        let sessions: Vec<_> = sessions
             .filter(|session| resource_type.is_none_or(|wanted| *session.resource.name == *wanted))
-            .map(|session| {
-                json!({
-                    "resource_type": &*session.resource.name,
-                    "session": &*session.key,
-                    "session_id": session.id(),
-                    "session_name": &*session.name,
-                    "status": if session.busy() { "busy" } else { "active" },
-                    "auto_created": session.temporary,
-                    "created_at": rfc3339(session.created_at),
-                    "last_activity": rfc3339(last_activity(&session)),
-                    "expires_at": expires_at(&session),
-                })
+            .map(|session| SessionInfo {
+                resource_type: session.resource.name.to_string(),
+                session: session.key.to_string(),
+                session_id: session.id().clone(),
+                session_name: session.name.to_string(),
+                status: status(&session),
+                auto_created: session.temporary,
+                created_at: rfc3339(session.created_at),
+                last_activity: rfc3339(last_activity(&session)),
+                expires_at: expires_at(&session),
             })
             .collect();
-        json!({ "worker_id": worker, "count": sessions.len(), "sessions": sessions })
+        SessionList { worker_id: worker.clone(), count: sessions.len(), sessions }
     }
 
     /// Renews the time to live of one session, or of all.
     ///
     /// # Errors
     /// [`ErrorCode::NOT_FOUND`] when the one asked for does not exist, [`ErrorCode::SESSION_GONE`] when it ended.
-    pub fn refresh_sessions(&self, request: &RefreshSessions) -> Result<Value> {
+    pub fn refresh_sessions(&self, request: &RefreshSessions) -> Result<RefreshAnswer> {
         let worker = &request.worker_id;
         let one = match (&request.session_id, &request.resource_type) {
-            (Some(id), _) => Some(self.table.find_id(worker, id)?.session.clone()),
+            (Some(id), _) => Some(self.table.find_id(worker, id, false)?.session.clone()),
             (None, Some(resource)) => {
                 let resource = self.registry.resource(resource)?;
                 let key = parse_key(request.session.as_deref())?;
@@ -193,24 +201,25 @@ impl ToolExecutor {
         };
         if let Some(session) = one {
             session.touch();
-            return Ok(json!({
-                "message": "session refreshed",
-                "resource_type": &*session.resource.name,
-                "session_id": session.id(),
-                "expires_at": expires_at(&session),
+            return Ok(RefreshAnswer::One(RefreshedSession {
+                message: "session refreshed".to_owned(),
+                resource_type: session.resource.name.to_string(),
+                session_id: session.id().clone(),
+                expires_at: expires_at(&session),
             }));
         }
         let sessions = self.explicit_sessions(worker);
-        let details: Map<_, _> = sessions
-            .iter()
-            .map(|session| {
-                session.touch();
-                let label = label(&session.resource.name, &session.key).into_owned();
-                (label, json!({ "status": "refreshed", "expires_at": expires_at(session) }))
-            })
-            .collect();
-        Ok(json!({
-            "message": "sessions refreshed", "worker_id": worker, "refreshed_count": details.len(), "details": details,
+        let refreshed = |session: &Arc<Session>| {
+            session.touch();
+            let label = label(&session.resource.name, &session.key).into_owned();
+            (label, Refreshed { status: "refreshed".to_owned(), expires_at: Some(expires_at(session)) })
+        };
+        let details: BTreeMap<_, _> = sessions.iter().map(refreshed).collect();
+        Ok(RefreshAnswer::All(RefreshedSessions {
+            message: "sessions refreshed".to_owned(),
+            worker_id: worker.clone(),
+            refreshed_count: details.len(),
+            details,
         }))
     }
 
@@ -221,47 +230,43 @@ impl ToolExecutor {
     }
 
     /// The worker is alive: its sessions' times to live are renewed.
-    pub fn heartbeat(&self, worker: &WorkerId) -> Value {
+    pub fn heartbeat(&self, worker: &WorkerId) -> Heartbeat {
         let sessions = self.explicit_sessions(worker);
-        let active: Vec<_> = sessions
-            .iter()
-            .map(|session| {
-                session.touch();
-                label(&session.resource.name, &session.key).into_owned()
-            })
-            .collect();
-        json!({ "worker_id": worker, "active_sessions": active, "timestamp": rfc3339(SystemTime::now()) })
+        let renew = |session: &Arc<Session>| {
+            session.touch();
+            label(&session.resource.name, &session.key).into_owned()
+        };
+        Heartbeat {
+            worker_id: worker.clone(),
+            active_sessions: sessions.iter().map(renew).collect(),
+            timestamp: rfc3339(SystemTime::now()),
+        }
     }
 
     /// What a worker has.
-    pub fn worker_status(&self, worker: &WorkerId) -> Value {
-        let sessions: Map<_, _> = self
-            .explicit_sessions(worker)
+    pub fn worker_status(&self, worker: &WorkerId) -> WorkerStatus {
+        let of = |session: &Arc<Session>| SessionStatus {
+            session_id: session.id().clone(),
+            status: status(session),
+            created_at: rfc3339(session.created_at),
+            last_activity: rfc3339(last_activity(session)),
+        };
+        let sessions = self.explicit_sessions(worker);
+        let sessions: BTreeMap<_, _> = sessions
             .iter()
-            .map(|session| {
-                let label = label(&session.resource.name, &session.key).into_owned();
-                let status = if session.busy() { "busy" } else { "active" };
-                let value = json!({
-                    "session_id": session.id(),
-                    "status": status,
-                    "created_at": rfc3339(session.created_at),
-                    "last_activity": rfc3339(last_activity(session)),
-                });
-                (label, value)
-            })
+            .map(|session| (label(&session.resource.name, &session.key).into_owned(), of(session)))
             .collect();
-        let tools = self.registry.tools().filter(|tool| tool.is_on() && !tool.info.hidden).count();
-        json!({
-            "worker_id": worker,
-            "active_resources": sessions.keys().collect::<Vec<_>>(),
-            "sessions": sessions,
-            "tools_available": tools,
-        })
+        WorkerStatus {
+            worker_id: worker.clone(),
+            active_resources: sessions.keys().cloned().collect(),
+            sessions,
+            tools_available: self.registry.tools().filter(|tool| tool.is_on() && !tool.info.hidden).count(),
+        }
     }
 
     /// Ends every session the worker has, and with them the calls that run on them.
-    pub fn disconnect(&self, worker: &WorkerId) -> Value {
-        json!({ "worker_id": worker, "sessions_cleaned": self.table.disconnect(worker) })
+    pub fn disconnect(&self, worker: &WorkerId) -> Disconnected {
+        Disconnected { worker_id: worker.clone(), sessions_cleaned: self.table.disconnect(worker) }
     }
 
     /// `session/create` in the words of the `/api/v1` contract.
@@ -277,12 +282,12 @@ impl ToolExecutor {
             custom_name: None,
             ttl_seconds: None,
         });
-        let data = created.await?;
+        let created = created.await?;
         Ok(json!({
-            "session_id": data["session_id"],
-            "session_name": data["session_name"],
-            "resource_type": data["resource_type"],
-            "session_status": data["session_status"],
+            "session_id": created.session_id,
+            "session_name": created.session_name,
+            "resource_type": created.resource_type,
+            "session_status": created.session_status,
             "error": null,
         }))
     }
@@ -341,7 +346,7 @@ impl ToolExecutor {
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_INPUT`] for more than a thousand names.
-    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Result<Value> {
+    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Result<Warmup> {
         let mut results = BTreeMap::new();
         let mut errors = BTreeMap::new();
         let names = names.unwrap_or_else(|| self.named_resources().map(|resource| resource.name.to_string()).collect());
@@ -364,33 +369,31 @@ impl ToolExecutor {
                 errors.insert(name, error.message().to_owned());
             }
         }
-        let mut answer = json!({
-            "status": if errors.is_empty() { "success" } else { "partial_error" },
-            "results": results,
-            "summary": self.warmup_summary(),
-        });
-        if !errors.is_empty() {
-            answer["errors"] = json!(errors);
-        }
-        Ok(answer)
+        Ok(Warmup {
+            status: if errors.is_empty() { "success" } else { "partial_error" }.to_owned(),
+            results,
+            summary: self.warmup_summary(),
+            errors,
+        })
     }
 
     /// Which resources are ready.
-    pub fn warmup_status(&self) -> Value {
-        let backends: Map<_, _> = self
-            .named_resources()
-            .map(|resource| {
-                let status = json!({ "loaded": true, "warmed_up": resource.started(), "error": resource.last_error() });
-                (resource.name.to_string(), status)
-            })
-            .collect();
-        json!({ "backends": backends, "summary": self.warmup_summary() })
+    pub fn warmup_status(&self) -> WarmupStatus {
+        let status = |resource: &Arc<Resource>| BackendStatus {
+            loaded: true,
+            warmed_up: resource.started(),
+            error: resource.last_error(),
+        };
+        WarmupStatus {
+            backends: self.named_resources().map(|resource| (resource.name.to_string(), status(resource))).collect(),
+            summary: self.warmup_summary(),
+        }
     }
 
-    fn warmup_summary(&self) -> Value {
+    fn warmup_summary(&self) -> WarmupSummary {
         let total = self.named_resources().count();
         let warmed_up = self.named_resources().filter(|resource| resource.started()).count();
-        json!({ "total": total, "warmed_up": warmed_up, "pending": total - warmed_up })
+        WarmupSummary { total, warmed_up, pending: total - warmed_up }
     }
 
     fn named_resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
@@ -409,7 +412,7 @@ impl ToolExecutor {
     }
 
     /// Whether new work is welcome, and the figures of `GET /ready`.
-    pub fn readiness(&self) -> (bool, Value) {
+    pub fn readiness(&self) -> (bool, Ready) {
         let waiting: Vec<_> = self
             .registry
             .resources()
@@ -423,18 +426,18 @@ impl ToolExecutor {
             (false, false) => "warming_up",
             (false, true) => "ready",
         };
-        let body = json!({
-            "status": status,
-            "tools_count": self.registry.tools().filter(|tool| tool.is_on()).count(),
-            "active_workers": active_workers,
-            "total_sessions": total_sessions,
-            "orphaned_sessions": self.table.faults.orphaned.load(Ordering::Relaxed),
-            "failed_cleanups": self.table.faults.failed.load(Ordering::Relaxed),
-            "blocked_threads": self.watchdog.blocked(),
-            "waiting_for": waiting,
-            "warmup": self.warmup_summary(),
-            "facts": self.facts(),
-        });
+        let body = Ready {
+            status: status.to_owned(),
+            tools_count: self.registry.tools().filter(|tool| tool.is_on()).count(),
+            active_workers,
+            total_sessions,
+            orphaned_sessions: self.table.faults.orphaned.load(Ordering::Relaxed),
+            failed_cleanups: self.table.faults.failed.load(Ordering::Relaxed),
+            blocked_threads: self.watchdog.blocked(),
+            waiting_for: waiting.clone(),
+            warmup: self.warmup_summary(),
+            facts: self.facts(),
+        };
         (!draining && waiting.is_empty(), body)
     }
 }
@@ -449,23 +452,24 @@ fn few(parameter: &str, found: usize) -> Result<()> {
     Err(ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, expected, found.to_string()))
 }
 
-fn created_data(created: &Created) -> Value {
+fn created_data(created: &Created) -> CreatedSession {
     let session = &created.session;
-    let mut data = json!({
-        "session_id": session.id(),
-        "session_name": &*session.name,
-        "resource_type": &*session.resource.name,
-        "session": &*session.key,
-        "session_status": "active",
-        "expires_at": expires_at(session),
-    });
-    if created.existed {
-        data["status"] = "exists".into();
-        data["config_matches"] = created.config_matches.into();
-    } else {
-        data["error"] = Value::Null;
+    CreatedSession {
+        resource_type: session.resource.name.to_string(),
+        session: Some(session.key.to_string()),
+        session_id: Some(session.id().clone()),
+        session_name: Some(session.name.to_string()),
+        session_status: ACTIVE.to_owned(),
+        expires_at: Some(expires_at(session)),
+        status: created.existed.then(|| "exists".to_owned()),
+        config_matches: created.existed.then_some(created.config_matches),
+        compatibility_mode: false,
+        error: None,
     }
-    data
+}
+
+fn status(session: &Session) -> String {
+    if session.busy() { "busy" } else { ACTIVE }.to_owned()
 }
 
 fn last_activity(session: &Session) -> SystemTime {

@@ -142,6 +142,10 @@ impl ToolExecutor {
             let asked = (&request.action, params, &request.session, &request.session_id, request.session_mode);
             Key { key, digest: digest(&asked) }
         });
+        self.acknowledge(&request.worker_id, &request.answered);
+        if let Err(error) = self.is_meant(request.incarnation.as_deref()) {
+            return Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings));
+        }
         let detached = request.detached;
         // A detached run will be asked what it did meanwhile.
         let record = record || detached;
@@ -168,6 +172,10 @@ impl ToolExecutor {
             let digest = digest(&(&request.actions, request.parallel, request.stop_on_error));
             Key { key, digest }
         });
+        self.acknowledge(&request.worker_id, &request.answered);
+        if let Err(error) = self.is_meant(request.incarnation.as_deref()) {
+            return Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings));
+        }
         let lifetime = self.lifetime(key.is_some() || record);
         match self.prepare_batch(&mut request, arrival, lifetime) {
             Ok(run) => {
@@ -176,6 +184,33 @@ impl ToolExecutor {
             }
             Err(error) => Err(refusal(&error, &request.worker_id, request.trace_id, arrival, warnings)),
         }
+    }
+
+    /// Forgets what was kept for a worker that has it by now.
+    fn acknowledge(&self, worker: &WorkerId, keys: &[String]) {
+        if keys.is_empty() {
+            return;
+        }
+        for run in self.idempotency.acknowledge(worker, keys) {
+            self.runs.forget(worker, &run);
+        }
+    }
+
+    /// Tells this start of the server from others.
+    pub fn incarnation(&self) -> String {
+        format!("{:08x}", self.table.incarnation)
+    }
+
+    /// Whether a request was meant for this start of the server.
+    ///
+    /// # Errors
+    /// It was meant for another one, which may have run it.
+    fn is_meant(&self, incarnation: Option<&str>) -> Result<()> {
+        if incarnation.is_none_or(|meant| meant == self.incarnation()) {
+            return Ok(());
+        }
+        let message = "the request was meant for an earlier start of this server, or for another server";
+        Err(ToolError::new(ErrorCode::CONFLICT, message).with_reason("server_restarted"))
     }
 
     fn lifetime(&self, shared: bool) -> Lifetime {

@@ -187,6 +187,12 @@ impl RunStore {
         })
     }
 
+    /// Forgets a call whose answer has arrived, unless it was a stream or detached.
+    pub(crate) fn forget(&self, worker: &WorkerId, id: &RunId) {
+        let forgotten = self.shard(worker).forget_id(worker, id, &self.budget);
+        drop(forgotten);
+    }
+
     /// A worker's runs, the latest first.
     pub(crate) fn of(&self, worker: &WorkerId) -> Vec<Arc<Run>> {
         let shard = self.shard(worker);
@@ -311,6 +317,17 @@ impl Shard {
         // Another end may have made room meanwhile.
         let mine = self.workers.get_mut(worker).filter(|mine| mine.answered.front() == Some(&number))?;
         let forgotten = mine.forget_oldest(budget);
+        self.drop_if_empty(worker);
+        forgotten
+    }
+
+    fn forget_id(&mut self, worker: &WorkerId, id: &RunId, budget: &Budget) -> Option<Arc<Run>> {
+        let mine = self.workers.get_mut(worker)?;
+        // What a run has said may still be asked for.
+        let is_it = |run: &Run| run.id() == Some(id) && !run.events().is_recording();
+        let of_this = |number: &u64| mine.runs.get(number).is_some_and(|kept| is_it(&kept.run));
+        let number = mine.answered.remove(mine.answered.iter().position(of_this)?)?;
+        let forgotten = mine.forget(number, budget);
         self.drop_if_empty(worker);
         forgotten
     }

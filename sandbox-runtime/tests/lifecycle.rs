@@ -29,7 +29,7 @@ async fn call(executor: Arc<ToolExecutor>, action: &'static str) -> Arc<Answer> 
     executor.execute(ExecuteRequest::new(WorkerId::parse("w").unwrap(), action), Vec::new()).await
 }
 
-async fn create(executor: Arc<ToolExecutor>, resource: &'static str) -> Result<Value> {
+async fn create(executor: Arc<ToolExecutor>, resource: &'static str) -> Result<sandbox_runtime::types::CreatedSession> {
     let request = json!({ "worker_id": "w", "resource_type": resource });
     executor.create_session(serde_json::from_value(request).unwrap()).await
 }
@@ -132,7 +132,7 @@ mod initialize {
         let temporary = host.handle().block_on(call(executor.clone(), "stuck:act"));
         assert_eq!((temporary.code, temporary.meta.executed), (ErrorCode::TIMEOUT_ERROR, false));
         assert_eq!(CUT.load(Ordering::Relaxed), 2, "it is dropped");
-        assert_eq!((executor.resources()[0].sessions, executor.readiness().1["active_workers"].as_u64()), (0, Some(0)));
+        assert_eq!((executor.resources()[0].sessions, executor.readiness().1.active_workers), (0, 0));
     }
 
     static BEGUN: Notify = Notify::const_new();
@@ -169,7 +169,7 @@ mod initialize {
         });
         until("it is dropped", || LEFT.load(Ordering::Relaxed) == 1);
         until("its slot is free", || executor.resources()[0].sessions == 0);
-        assert_eq!(executor.readiness().1["active_workers"], 0);
+        assert_eq!(executor.readiness().1.active_workers, 0);
     }
 }
 

@@ -28,7 +28,7 @@ pub struct ExecuteRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
     /// How a session is chosen.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "SessionMode::is_auto")]
     pub session_mode: SessionMode,
     /// Trace to run under; made by the server when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,8 +36,15 @@ pub struct ExecuteRequest {
     /// Requests of one worker with one key run the tool once and share its answer (10 minutes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// The start of the server that the request is for (`incarnation` of `GET /health`): another one refuses it, since it
+    /// does not know whether an earlier request with this key ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
+    /// Idempotency keys whose answers have arrived: the server forgets them.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<String>,
     /// Answer at once and let the call run to its end on its own.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "std::ops::Not::not")]
     pub detached: bool,
 }
 
@@ -54,6 +61,8 @@ impl ExecuteRequest {
             session_mode: SessionMode::Auto,
             trace_id: None,
             idempotency_key: None,
+            incarnation: None,
+            answered: Vec::new(),
             detached: false,
         }
     }
@@ -71,6 +80,14 @@ pub enum SessionMode {
     Require,
     /// Always a temporary one.
     Temporary,
+}
+
+impl SessionMode {
+    // Takes what serde gives it.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// Body of `POST /execute/batch`.
@@ -97,6 +114,30 @@ pub struct BatchRequest {
     /// Requests of one worker with one key run the batch once and share its answer (10 minutes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// The start of the server that the request is for (`incarnation` of `GET /health`): another one refuses it, since it
+    /// does not know whether an earlier request with this key ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
+    /// Idempotency keys whose answers have arrived: the server forgets them.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<String>,
+}
+
+impl BatchRequest {
+    /// A sequential batch of these actions with every optional field absent.
+    pub fn new(worker_id: WorkerId, actions: Vec<BatchAction>) -> Self {
+        Self {
+            worker_id,
+            actions,
+            parallel: false,
+            stop_on_error: None,
+            timeout: None,
+            trace_id: None,
+            idempotency_key: None,
+            incarnation: None,
+            answered: Vec::new(),
+        }
+    }
 }
 
 /// One action of a batch.

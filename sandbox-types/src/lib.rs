@@ -7,7 +7,9 @@ mod error;
 mod execute;
 mod id;
 mod run;
+mod service;
 mod session;
+pub mod started;
 mod tool;
 
 pub use envelope::{Envelope, ErrorBody, Meta};
@@ -18,9 +20,13 @@ pub use run::{
     CancelRun, EventSource, GapEvent, ItemEvent, OutputEncoding, OutputEvent, ProgressEvent, RunInfo, RunState,
     StartEvent, WaitingFor,
 };
+pub use service::{
+    BackendStatus, Disconnected, Health, Heartbeat, InitBatch, InitResource, Ready, SessionStatus, ShutdownBegun,
+    ShutdownRequest, Warmup, WarmupRequest, WarmupStatus, WarmupSummary, WorkerRequest, WorkerStatus,
+};
 pub use session::{
-    CreateSession, DestroySession, InitBatch, InitResource, RefreshSessions, ShutdownRequest, WarmupRequest,
-    WorkerRequest,
+    CreateSession, CreatedSession, DestroySession, DestroyedSession, RefreshAnswer, RefreshSessions, Refreshed,
+    RefreshedSession, RefreshedSessions, SessionInfo, SessionList,
 };
 pub use tool::{ResourceInfo, ResourceLimits, ToolInfo};
 

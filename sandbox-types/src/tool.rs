@@ -12,12 +12,15 @@ pub struct ToolInfo {
     /// `resource:tool`, or `group:tool` for a free tool.
     pub full_name: String,
     /// Name for APIs that take only `[A-Za-z0-9_-]{1,64}`: `resource__tool`.
+    #[serde(default)]
     pub api_name: String,
     /// The resource; null for a free tool.
     pub resource_type: Option<String>,
     /// Whether the tool runs without a session.
+    #[serde(default)]
     pub stateless: bool,
     /// What the tool does.
+    #[serde(default)]
     pub description: String,
     /// Other names the tool answers to.
     #[serde(default)]
@@ -26,14 +29,19 @@ pub struct ToolInfo {
     #[serde(default)]
     pub group: Option<String>,
     /// JSON Schema (draft 2020-12) of `params`.
+    #[serde(default)]
     pub input_schema: Value,
     /// JSON Schema (draft 2020-12) of the result.
+    #[serde(default)]
     pub output_schema: Value,
     /// Whether the tool changes nothing.
+    #[serde(default)]
     pub read_only: bool,
     /// Whether calling twice does what calling once does.
+    #[serde(default)]
     pub idempotent: bool,
     /// Whether the tool is left out of listings.
+    #[serde(default)]
     pub hidden: bool,
 }
 

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sandbox_types::{CreateSession, DestroySession, ErrorCode, ExecuteRequest, SessionId, WorkerId};
+use sandbox_types::{
+    CreateSession, CreatedSession, DestroySession, DestroyedSession, ErrorCode, ExecuteRequest, SessionId, WorkerId,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -104,14 +106,14 @@ fn worker(n: usize) -> WorkerId {
     WorkerId::parse(&format!("w{n}")).expect("a good id")
 }
 
-async fn create(executor: &Arc<ToolExecutor>, n: usize, config: Value) -> Result<Value> {
+async fn create(executor: &Arc<ToolExecutor>, n: usize, config: Value) -> Result<CreatedSession> {
     let request: CreateSession =
         serde_json::from_value(json!({ "worker_id": worker(n), "resource_type": "odd", "session_config": config }))
             .expect("a right request");
     executor.create_session(request).await
 }
 
-fn destroy(executor: &ToolExecutor, n: usize) -> Result<Value> {
+fn destroy(executor: &ToolExecutor, n: usize) -> Result<DestroyedSession> {
     let request: DestroySession =
         serde_json::from_value(json!({ "worker_id": worker(n), "resource_type": "odd" })).expect("a right request");
     executor.destroy_session(&request)
@@ -180,7 +182,7 @@ const BETWEEN_SWEEPS: Duration = Duration::from_millis(400);
 #[tokio::test(start_paused = true)]
 async fn the_time_to_live_holds_for_a_call_that_names_the_id() {
     let executor = executor(&json!({ "session_ttl": 0.3 }));
-    let id = create(&executor, 0, json!({})).await.expect("it is made")["session_id"].clone();
+    let id = json!(create(&executor, 0, json!({})).await.expect("it is made").session_id);
     assert_eq!(call(&executor, 0, false, Some(&id)).await.0, ErrorCode::SUCCESS);
     advance(BETWEEN_SWEEPS).await;
     assert_eq!(entries(&executor.table), 1, "no sweep came by");
@@ -194,11 +196,11 @@ async fn the_time_to_live_holds_for_a_creation() {
     let executor = executor(&json!({ "session_ttl": 0.3 }));
     let first = create(&executor, 0, json!({})).await.expect("it is made");
     let again = create(&executor, 0, json!({})).await.expect("it is there");
-    assert_eq!((&again["status"], &again["session_id"]), (&json!("exists"), &first["session_id"]));
+    assert!(again.existed() && again.session_id == first.session_id);
     advance(BETWEEN_SWEEPS).await;
     let second = create(&executor, 0, json!({})).await.expect("it is made");
-    assert_eq!(second["status"], Value::Null);
-    assert_ne!(second["session_id"], first["session_id"]);
+    assert!(!second.existed());
+    assert_ne!(second.session_id, first.session_id);
     assert_eq!(call(&executor, 0, false, None).await.0, ErrorCode::SUCCESS, "to ask for a new one acknowledges");
 }
 
@@ -206,11 +208,11 @@ async fn the_time_to_live_holds_for_a_creation() {
 async fn the_time_to_live_holds_for_a_listing() {
     let executor = executor(&json!({ "session_ttl": 0.3 }));
     create(&executor, 0, json!({})).await.expect("it is made");
-    assert_eq!(executor.list_sessions(&worker(0), None)["count"], 1);
+    assert_eq!(executor.list_sessions(&worker(0), None).count, 1);
     advance(BETWEEN_SWEEPS).await;
     assert_eq!(entries(&executor.table), 1, "no sweep came by");
-    assert_eq!(executor.list_sessions(&worker(0), None)["count"], 0);
-    assert_eq!(executor.worker_status(&worker(0))["active_resources"], json!([]));
+    assert_eq!(executor.list_sessions(&worker(0), None).count, 0);
+    assert!(executor.worker_status(&worker(0)).active_resources.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,14 +221,14 @@ async fn a_cleanup_that_hangs_counts_as_orphaned_and_keeps_its_slot() {
     create(&executor, 0, json!({ "hang": true })).await.expect("it is made");
     destroy(&executor, 0).expect("it is there");
     sleep(Duration::from_secs(29)).await;
-    assert_eq!(executor.readiness().1["orphaned_sessions"], 0, "it has 30 s");
+    assert_eq!(executor.readiness().1.orphaned_sessions, 0, "it has 30 s");
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(executor.readiness().1["orphaned_sessions"], 1);
+    assert_eq!(executor.readiness().1.orphaned_sessions, 1);
     let error = create(&executor, 1, json!({})).await.expect_err("its slot is not free");
     assert_eq!(error.code(), ErrorCode::RESOURCE_EXHAUSTED);
     RELEASE.notify_one();
     settle(&executor).await;
     let ready = executor.readiness().1;
-    assert_eq!((&ready["orphaned_sessions"], &ready["failed_cleanups"]), (&json!(0), &json!(0)));
+    assert_eq!((ready.orphaned_sessions, ready.failed_cleanups), (0, 0));
     create(&executor, 1, json!({})).await.expect("its slot is free");
 }

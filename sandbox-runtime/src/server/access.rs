@@ -1,6 +1,6 @@
 //! Who may talk to the server: origins, hosts, tokens.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use actix_web::{
     HttpMessage as _,
@@ -17,6 +17,7 @@ use actix_web::{
 use sandbox_types::ErrorCode;
 use sha2::{Digest, Sha256};
 
+use super::lifeline::Activity;
 use crate::{config::ServerConfig, error::ToolError};
 
 /// What a page may read of a download beside its body.
@@ -29,6 +30,8 @@ pub(super) struct Access {
     tokens: HashSet<[u8; 32]>,
     hosts: Vec<String>,
     origins: Vec<String>,
+    /// Where somebody wants to know when the server was used last.
+    activity: Option<Arc<Activity>>,
 }
 
 /// Set on a request of an open route that came with a valid token, or needs none: it is told more.
@@ -36,13 +39,14 @@ pub(super) struct Access {
 pub(super) struct Trusted;
 
 impl Access {
-    pub(super) fn new(config: &ServerConfig) -> Self {
+    pub(super) fn new(config: &ServerConfig, activity: Option<Arc<Activity>>) -> Self {
         let loopback = ["localhost", "127.0.0.1", "[::1]", "::1"].map(str::to_owned).to_vec();
         let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<Vec<_>>();
         Self {
             tokens: config.tokens.iter().map(|token| *token.as_bytes()).collect(),
             hosts: if config.allowed_hosts.is_empty() { loopback } else { lower(&config.allowed_hosts) },
             origins: lower(&config.allowed_origins),
+            activity,
         }
     }
 
@@ -136,7 +140,12 @@ pub(super) fn check(request: &ServiceRequest) -> Result<Option<HeaderValue>, Ref
         (true, true) => {
             request.extensions_mut().insert(Trusted);
         }
-        (false, true) | (true, false) => {}
+        (true, false) => {
+            if let Some(activity) = &access.activity {
+                activity.note();
+            }
+        }
+        (false, true) => {}
     }
     Ok(page)
 }
@@ -170,7 +179,7 @@ mod tests {
         let hash = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
         for configured in ["secret", hash] {
             let tokens = vec![configured.parse().expect("is right")];
-            let access = Access::new(&ServerConfig { tokens, ..ServerConfig::default() });
+            let access = Access::new(&ServerConfig { tokens, ..ServerConfig::default() }, None);
             let has = |presented: &str| {
                 let value = HeaderValue::from_str(&format!("Bearer {presented}")).expect("is right");
                 access.has_token(&HeaderMap::from_iter([(AUTHORIZATION, value)]))

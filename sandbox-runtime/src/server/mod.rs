@@ -5,6 +5,7 @@ mod connection;
 mod control;
 mod download;
 mod extract;
+mod lifeline;
 mod multipart;
 mod render;
 mod routes;
@@ -39,6 +40,8 @@ use crate::{
 
 use access::{Access, Refused};
 use control::Control;
+pub use lifeline::Lifeline;
+use lifeline::{Activity, Announced};
 use shutdown::Stop;
 
 /// Serves the linked backends over HTTP.
@@ -56,6 +59,7 @@ pub struct HttpServiceServer {
     control: Option<SocketAddr>,
     stop: UnboundedSender<Stop>,
     thread: JoinHandle<io::Result<()>>,
+    announced: Option<Arc<Announced>>,
 }
 
 /// What a server is made of.
@@ -65,6 +69,7 @@ pub struct HttpServiceServerBuilder {
     linked: Option<Linked>,
     on_listening: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
     on_control_listening: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
+    lifeline: Option<Lifeline>,
 }
 
 /// Why a server did not start, or did not end well.
@@ -86,6 +91,14 @@ pub enum ServerError {
     ListenControl {
         /// `server.host` and `server.control_port`.
         address: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The folder of the clients that it was started for cannot be used.
+    #[error("the folder {folder} of the clients cannot be used: {error}")]
+    Lifeline {
+        /// The folder.
+        folder: String,
         /// What the system says.
         error: io::Error,
     },
@@ -142,6 +155,13 @@ impl HttpServiceServerBuilder {
         self
     }
 
+    /// Serves for the clients of a folder that they share, and announces itself there.
+    #[must_use]
+    pub fn lifeline(mut self, lifeline: Lifeline) -> Self {
+        self.lifeline = Some(lifeline);
+        self
+    }
+
     /// Serves until SIGTERM, Ctrl-C or `POST /shutdown`; then everything is cleaned up.
     ///
     /// # Errors
@@ -157,7 +177,7 @@ impl HttpServiceServerBuilder {
     /// # Errors
     /// Why the server did not start.
     pub fn start(self) -> Result<HttpServiceServer, ServerError> {
-        let Self { config, linked, on_listening, on_control_listening } = self;
+        let Self { config, linked, on_listening, on_control_listening, lifeline } = self;
         // Also for a configuration that was made in code, and before anything listens: beyond loopback it needs tokens.
         config.validate().map_err(HostError::from)?;
         let linked = linked.unwrap_or_else(Linked::discover);
@@ -169,6 +189,8 @@ impl HttpServiceServerBuilder {
         let control = control.map_err(|(address, error)| ServerError::ListenControl { address, error })?;
         let host = Host::start(&config, &linked)?;
         let (stop, stops) = unbounded_channel();
+        let activity = lifeline.as_ref().map(|_| Activity::new());
+        let executor = host.executor().clone();
         let service = web::Data::new(Service {
             executor: host.executor().clone(),
             title: config.server.title.clone(),
@@ -180,7 +202,7 @@ impl HttpServiceServerBuilder {
         });
         let parts = Parts {
             service,
-            access: web::Data::new(Access::new(&config.server)),
+            access: web::Data::new(Access::new(&config.server, activity.clone())),
             body_limit: config.server.body_limit_mib * 1024 * 1024,
         };
         let control = control.map(|listener| Control::start(listener, parts.clone())).transpose();
@@ -191,9 +213,21 @@ impl HttpServiceServerBuilder {
             .name("sandbox-http".into())
             .spawn(move || serve(&config, listener, parts, control, host, stops, &ready))
             .map_err(ServerError::Http)?;
+        let mut announced = None;
         // A sender that is gone means that the thread ended: `join` has its error.
         if is_ready.recv().is_ok() {
             tracing::info!(%address, "listening");
+            if let (Some(lifeline), Some(activity)) = (lifeline, activity) {
+                let folder = lifeline.folder.display().to_string();
+                match lifeline.hold(address, activity, executor, stop.clone()) {
+                    Ok(held) => announced = Some(held),
+                    Err(error) => {
+                        let server = HttpServiceServer { address, control: control_address, stop, thread, announced };
+                        server.stop()?;
+                        return Err(ServerError::Lifeline { folder, error });
+                    }
+                }
+            }
             if let Some(on_listening) = on_listening {
                 on_listening(address);
             }
@@ -204,7 +238,7 @@ impl HttpServiceServerBuilder {
                 }
             }
         }
-        Ok(HttpServiceServer { address, control: control_address, stop, thread })
+        Ok(HttpServiceServer { address, control: control_address, stop, thread, announced })
     }
 }
 
@@ -239,7 +273,9 @@ impl HttpServiceServer {
     /// The HTTP server failed.
     pub fn join(self) -> Result<(), ServerError> {
         let panicked = |_| io::Error::other("its thread panicked");
-        self.thread.join().map_err(panicked).and_then(|result| result).map_err(ServerError::Http)
+        let ended = self.thread.join().map_err(panicked).and_then(|result| result).map_err(ServerError::Http);
+        drop(self.announced);
+        ended
     }
 }
 

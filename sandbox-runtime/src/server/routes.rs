@@ -8,8 +8,8 @@ use actix_web::{
     web::{self, Data, Path, Payload, PayloadConfig, Query, ServiceConfig},
 };
 use sandbox_types::{
-    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, InitBatch, InitResource, RefreshSessions,
-    ShutdownRequest, WarmupRequest, WorkerRequest,
+    BatchRequest, CreateSession, DestroySession, ErrorCode, ExecuteRequest, Health, InitBatch, InitResource,
+    RefreshSessions, ShutdownBegun, ShutdownRequest, WarmupRequest, WorkerRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -241,14 +241,12 @@ async fn shutdown(service: Data<Service>, body: Body<ShutdownRequest>) -> Answer
     let sessions = service.executor.session_count();
     let cleanup_sessions = body.value.cleanup_sessions.unwrap_or(true);
     let _ = service.stop.send(Stop { force: body.value.force, cleanup_sessions });
-    Ok(bare(
-        StatusCode::OK,
-        &json!({
-            "status": "success",
-            "message": "the server is shutting down",
-            "sessions_cleaned": if cleanup_sessions { sessions } else { 0 },
-        }),
-    ))
+    let begun = ShutdownBegun {
+        status: "success".to_owned(),
+        message: "the server is shutting down".to_owned(),
+        sessions_cleaned: if cleanup_sessions { sessions } else { 0 },
+    };
+    Ok(bare(StatusCode::OK, &begun))
 }
 
 /// Query of `GET /tools`.
@@ -311,23 +309,23 @@ async fn resources(service: Data<Service>) -> HttpResponse {
 }
 
 async fn health(service: Data<Service>) -> HttpResponse {
-    bare(
-        StatusCode::OK,
-        &json!({
-            "status": "healthy",
-            "timestamp": rfc3339(SystemTime::now()),
-            "title": service.title,
-            "version": service.version,
-            "features": ["idempotency", "session_mode", "named_sessions", "runs", "streams", "detached"],
-        }),
-    )
+    let features = ["idempotency", "acknowledge", "session_mode", "named_sessions", "runs", "streams", "detached"];
+    let health = Health {
+        status: "healthy".to_owned(),
+        timestamp: rfc3339(SystemTime::now()),
+        title: service.title.clone(),
+        version: service.version.to_owned(),
+        incarnation: Some(service.executor.incarnation()),
+        features: features.map(str::to_owned).to_vec(),
+    };
+    bare(StatusCode::OK, &health)
 }
 
 async fn ready(service: Data<Service>, request: HttpRequest) -> HttpResponse {
-    let (ready, mut body) = service.executor.readiness();
+    let (ready, body) = service.executor.readiness();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if request.extensions().get::<Trusted>().is_none() {
-        body = json!({ "status": body["status"] });
+        return bare(status, &json!({ "status": body.status }));
     }
     bare(status, &body)
 }

@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, sync::mpsc, time::Duration};
 use sandbox_types::{
     BatchRequest, BatchResult, CreateSession, DestroySession, DestroyedSession, Envelope, ExecuteRequest, Health,
     InitBatch, InitResource, Ready, RefreshSessions, Refreshed, ResourceInfo, RunId, RunInfo, SessionId, SessionInfo,
-    ShutdownBegun, ShutdownRequest, ToolInfo, Warmup, WarmupStatus, WorkerId, WorkerStatus,
+    ShutdownBegun, ShutdownRequest, ToolInfo, WarmupAnswer, WarmupStatus, WorkerId, WorkerStatus,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -107,7 +107,7 @@ impl HttpServiceClient {
     ///
     /// # Errors
     /// As there.
-    pub fn warmup(&self, backends: Option<Vec<String>>) -> Result<Warmup> {
+    pub fn warmup(&self, backends: Option<Vec<String>>) -> Result<WarmupAnswer> {
         let inner = self.inner.clone();
         wait(async move { inner.warmup(backends).await })
     }
@@ -239,7 +239,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// As there.
-    pub fn warmup<T: AsRef<str>>(&self, resources: &[T]) -> Result<Warmup> {
+    pub fn warmup<T: AsRef<str>>(&self, resources: &[T]) -> Result<WarmupAnswer> {
         let inner = self.inner.clone();
         let resources: Vec<_> = resources.iter().map(|name| name.as_ref().to_owned()).collect();
         wait(async move { inner.warmup(&resources).await })

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use reqwest::{RequestBuilder, Url, header::HeaderValue};
 use sandbox_types::{
     BatchRequest, CreateSession, DestroySession, Envelope, ErrorCode, ExecuteRequest, Health, InitBatch, InitResource,
-    Ready, RefreshSessions, ResourceInfo, SessionId, ShutdownBegun, ShutdownRequest, ToolInfo, Warmup, WarmupRequest,
-    WarmupStatus, WorkerId, WorkerRequest,
+    Ready, RefreshSessions, ResourceInfo, SessionId, ShutdownBegun, ShutdownRequest, ToolInfo, WarmupAnswer,
+    WarmupRequest, WarmupStatus, WorkerId, WorkerRequest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -292,7 +292,7 @@ impl HttpServiceClient {
     ///
     /// # Errors
     /// There is no answer, or a refusal; what did not get ready is told in the answer.
-    pub async fn warmup(&self, backends: Option<Vec<String>>) -> Result<Warmup> {
+    pub async fn warmup(&self, backends: Option<Vec<String>>) -> Result<WarmupAnswer> {
         let body = WarmupRequest { backends };
         self.bare(|| self.http.post(format!("{}/warmup", self.api)).json(&body), SLOW).await
     }

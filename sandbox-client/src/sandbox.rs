@@ -11,7 +11,7 @@ use std::{
 use sandbox_types::{
     BatchAction, BatchRequest, BatchResult, CreatedSession, DestroySession, DestroyedSession, Envelope, ErrorCode,
     ExecuteRequest, RefreshAnswer, RefreshSessions, Refreshed, SessionId, SessionInfo, SessionList, ShutdownBegun,
-    ShutdownRequest, ToolInfo, Warmup, WarmupStatus, WorkerId, WorkerStatus,
+    ShutdownRequest, ToolInfo, WarmupAnswer, WarmupStatus, WorkerId, WorkerStatus,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -134,7 +134,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`ClientError::NotReady`] names those that did not get ready, and why; or there is no answer.
-    pub async fn warmup<T: AsRef<str>>(&self, resources: &[T]) -> Result<Warmup> {
+    pub async fn warmup<T: AsRef<str>>(&self, resources: &[T]) -> Result<WarmupAnswer> {
         let client = self.client().await?;
         let names = resources.iter().map(|name| name.as_ref().to_owned()).collect::<Vec<_>>();
         warm_up(&client, (!names.is_empty()).then_some(names)).await
@@ -561,7 +561,8 @@ impl Inner {
         self.sessions().get(name).cloned()
     }
 
-    /// A session that is gone is no longer meant by calls: its end was told.
+    /// A session that is gone is no longer meant by calls: its end was told. By its name the server tells it once more, since
+    /// another client of the worker may mean it too.
     fn note_gone(&self, request: &ExecuteRequest, code: ErrorCode) {
         if code == ErrorCode::SESSION_GONE
             && let Some(id) = &request.session_id
@@ -596,7 +597,7 @@ async fn beat(sandbox: Weak<Inner>, client: HttpServiceClient, every: Duration) 
     }
 }
 
-async fn warm_up(client: &HttpServiceClient, names: Option<Vec<String>>) -> Result<Warmup> {
+async fn warm_up(client: &HttpServiceClient, names: Option<Vec<String>>) -> Result<WarmupAnswer> {
     let warmup = client.warmup(names).await?;
     if warmup.errors.is_empty() { Ok(warmup) } else { Err(ClientError::NotReady(warmup.errors)) }
 }

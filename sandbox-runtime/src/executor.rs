@@ -293,8 +293,7 @@ impl ToolExecutor {
     /// The session that a call names, or that its callers hold, or that stands ready under its key.
     fn lease_at_hand(&self, job: &Job, resource: &Arc<Resource>) -> Result<Option<Arc<Lease>>> {
         if let Some(id) = &job.session_id {
-            let acknowledge = job.choice.mode == SessionMode::Auto;
-            let lease = self.table.find_id(&job.worker, id, acknowledge)?;
+            let lease = self.table.find_id(&job.worker, id)?;
             if !Arc::ptr_eq(&lease.session.resource, resource) {
                 let found = format!("a session of `{}`", lease.session.resource.name);
                 let expected = format!("a session of `{}`", resource.name);

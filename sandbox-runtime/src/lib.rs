@@ -48,6 +48,8 @@ mod schema;
 #[cfg(feature = "server")]
 pub mod server;
 mod supervise;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 mod transfer;
 mod watchdog;

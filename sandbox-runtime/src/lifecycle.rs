@@ -9,7 +9,8 @@ use std::{
 use sandbox_types::{
     BackendStatus, CreateSession, CreatedSession, DestroySession, DestroyedSession, Disconnected, ErrorCode, Heartbeat,
     InitBatch, InitResource, Ready, RefreshAnswer, RefreshSessions, Refreshed, RefreshedSession, RefreshedSessions,
-    ResourceInfo, SessionInfo, SessionList, SessionStatus, Warmup, WarmupStatus, WarmupSummary, WorkerId, WorkerStatus,
+    ResourceInfo, SessionInfo, SessionList, SessionStatus, WarmupAnswer, WarmupStatus, WarmupSummary, WorkerId,
+    WorkerStatus,
 };
 use serde_json::{Map, Value, json};
 
@@ -118,7 +119,7 @@ impl ToolExecutor {
         let worker = &request.worker_id;
         let session = match (&request.session_id, &request.resource_type) {
             (Some(id), _) => {
-                let session = self.table.find_id(worker, id, true)?.session.clone();
+                let session = self.table.find_id(worker, id)?.session.clone();
                 // This one, and not what may stand under its name by now.
                 self.table.end(&session, &EndReason::Destroyed);
                 Some(session)
@@ -184,7 +185,7 @@ impl ToolExecutor {
     pub fn refresh_sessions(&self, request: &RefreshSessions) -> Result<RefreshAnswer> {
         let worker = &request.worker_id;
         let one = match (&request.session_id, &request.resource_type) {
-            (Some(id), _) => Some(self.table.find_id(worker, id, false)?.session.clone()),
+            (Some(id), _) => Some(self.table.find_id(worker, id)?.session.clone()),
             (None, Some(resource)) => {
                 let resource = self.registry.resource(resource)?;
                 let key = parse_key(request.session.as_deref())?;
@@ -346,7 +347,7 @@ impl ToolExecutor {
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_INPUT`] for more than a thousand names.
-    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Result<Warmup> {
+    pub async fn warmup(self: &Arc<Self>, names: Option<Vec<String>>) -> Result<WarmupAnswer> {
         let mut results = BTreeMap::new();
         let mut errors = BTreeMap::new();
         let names = names.unwrap_or_else(|| self.named_resources().map(|resource| resource.name.to_string()).collect());
@@ -369,7 +370,7 @@ impl ToolExecutor {
                 errors.insert(name, error.message().to_owned());
             }
         }
-        Ok(Warmup {
+        Ok(WarmupAnswer {
             status: if errors.is_empty() { "success" } else { "partial_error" }.to_owned(),
             results,
             summary: self.warmup_summary(),

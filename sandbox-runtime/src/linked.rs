@@ -94,6 +94,14 @@ impl Linked {
         Self { backends: linked, schemas, sections, errors }
     }
 
+    /// Puts something around each backend.
+    #[cfg(feature = "testing")]
+    pub(crate) fn wrap(&mut self, wrap: impl Fn(&'static dyn DynBackend) -> &'static dyn DynBackend) {
+        for linked in &mut self.backends {
+            linked.backend = wrap(linked.backend);
+        }
+    }
+
     pub(crate) fn backends(&self) -> &[LinkedBackend] {
         &self.backends
     }

@@ -181,27 +181,17 @@ impl SessionTable {
         Some(error)
     }
 
-    /// Drops the note that the session with this id is gone, if it is the latest one under its key.
-    fn drop_note_of(&self, shard: &mut Shard, worker: &WorkerId, id: &SessionId, acknowledge: bool) {
-        let Some(entry) = shard.get(worker).filter(|_| acknowledge) else { return };
-        let is_it = |place: &Place| matches!(place, Place::Gone { id: of, .. } if of == id);
-        let label = entry.places.iter().find(|(_, place)| is_it(place)).map(|(label, _)| label.clone());
-        if let Some(label) = label {
-            self.take_note(shard, worker, &label, true);
-        }
-    }
-
     pub(crate) fn forget(&self, id: &SessionId) {
         if let Some(journal) = &self.journal {
             journal.closed(id.as_str());
         }
     }
 
-    /// A lease on the worker's session with this id. Acknowledged, its end is not told again to a call that means its key.
+    /// A lease on the worker's session with this id.
     ///
     /// # Errors
     /// The session ended, never was, or is another worker's.
-    pub(crate) fn find_id(&self, worker: &WorkerId, id: &SessionId, acknowledge: bool) -> Result<Arc<Lease>> {
+    pub(crate) fn find_id(&self, worker: &WorkerId, id: &SessionId) -> Result<Arc<Lease>> {
         let mut shard = self.shard(worker);
         let found = shard.get(worker).and_then(|entry| entry.sessions().find(|session| session.id() == id)).cloned();
         match found {
@@ -209,14 +199,12 @@ impl SessionTable {
             Some(session) if session.temporary => Err(not_found(id)),
             Some(session) if session.expired() => {
                 let ended = self.end_in(&mut shard, &session, &EndReason::Expired);
-                self.drop_note_of(&mut shard, worker, id, acknowledge);
                 drop(shard);
                 ended.start();
                 Err(EndReason::Expired.gone(&format!("session `{id}`")))
             }
             Some(session) => session.lease(),
             None => {
-                self.drop_note_of(&mut shard, worker, id, acknowledge);
                 drop(shard);
                 Err(self
                     .why_gone(worker, id)

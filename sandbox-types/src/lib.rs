@@ -22,7 +22,7 @@ pub use run::{
 };
 pub use service::{
     BackendStatus, Disconnected, Health, Heartbeat, InitBatch, InitResource, Ready, SessionStatus, ShutdownBegun,
-    ShutdownRequest, Warmup, WarmupRequest, WarmupStatus, WarmupSummary, WorkerRequest, WorkerStatus,
+    ShutdownRequest, WarmupAnswer, WarmupRequest, WarmupStatus, WarmupSummary, WorkerRequest, WorkerStatus,
 };
 pub use session::{
     CreateSession, CreatedSession, DestroySession, DestroyedSession, RefreshAnswer, RefreshSessions, Refreshed,

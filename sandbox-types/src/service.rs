@@ -116,7 +116,7 @@ pub struct Disconnected {
 /// What `POST /warmup` answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Warmup {
+pub struct WarmupAnswer {
     /// `success`, or `partial_error`.
     pub status: String,
     /// Whether each resource that was asked for is ready.

@@ -192,7 +192,7 @@ fn between(server: &Server, on_call: impl Fn() -> bool + Send + Sync + 'static) 
             thread::spawn(move || {
                 let mut piece = [0; 10_000];
                 while let Ok(read @ 1..) = client.read(&mut piece) {
-                    if piece.starts_with(b"POST /execute") && !on_call() {
+                    if piece.starts_with(b"POST /api/v1/execute") && !on_call() {
                         let _ = client.shutdown(Shutdown::Both);
                         break;
                     }

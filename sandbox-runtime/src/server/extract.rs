@@ -291,6 +291,6 @@ mod tests {
             WarmupRequest::schema().fields(&[]).len(),
             ShutdownRequest::schema().fields(&[]).len(),
         ];
-        assert_eq!(fields, [10, 7, 6, 4, 4, 2, 3, 2, 1, 1, 2]);
+        assert_eq!(fields, [12, 9, 6, 4, 4, 2, 3, 2, 1, 1, 2]);
     }
 }

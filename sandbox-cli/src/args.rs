@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use sandbox_client::types::RunId;
 
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// List a worker's sessions on a running server.
     Sessions(Sessions),
+    /// Make a crate with a backend, or a tool, that compiles and passes its tests.
+    New(New),
     /// Print what completes the command line in a shell.
     Completions {
         /// The shell.
@@ -138,6 +140,57 @@ pub(crate) struct Tools {
     pub(crate) server: Server,
     #[command(flatten)]
     pub(crate) config: ConfigFile,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct New {
+    #[command(subcommand)]
+    pub(crate) command: NewCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NewCommand {
+    /// A backend: tools that share state and a lifecycle.
+    Backend {
+        /// Name of the backend, such as vm or ticket-store.
+        name: String,
+        /// Which lifecycle it has.
+        #[arg(long, value_enum, default_value_t = Kind::Session)]
+        kind: Kind,
+        #[command(flatten)]
+        options: NewOptions,
+    },
+    /// A tool on its own: a function, with a section of apis as its configuration.
+    Tool {
+        /// Name of the tool, such as text:count; without a group, tools:NAME.
+        name: String,
+        #[command(flatten)]
+        options: NewOptions,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NewOptions {
+    /// Folder to make, instead of the name.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: Option<PathBuf>,
+    /// Folder that has sandbox-runtime in it; found where it is around the new crate, or made this program.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sandbox: Option<PathBuf>,
+    /// Run the tests of the new crate.
+    #[arg(long)]
+    pub(crate) test: bool,
+}
+
+/// The lifecycle of a new backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Each session has state of its own (initialize, cleanup).
+    Session,
+    /// All calls share one state (warmup, shutdown).
+    Shared,
+    /// Both.
+    Mixed,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -21,6 +21,7 @@ mod exec;
 mod follow;
 mod live;
 mod log;
+mod new;
 mod plain;
 mod print;
 mod runs;
@@ -56,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Runs(args) => runs::run(&args),
+        Command::New(args) => new::run(args),
         Command::Completions { shell } => completions::run(shell),
     }
 }

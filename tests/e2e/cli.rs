@@ -280,3 +280,32 @@ fn a_server_that_asks_for_more_isolation_than_there_is_does_not_start_it() {
         assert!(text.contains(expected), "{expected} is missing in: {text}");
     }
 }
+
+#[test]
+fn tools_of_a_running_server_are_its_own() {
+    let server = Server::start(&json!({ "resources": { "only": { "backend": "probe" } } }));
+    let url = format!("http://{}", server.address);
+    let listed = stdout(&cli(&["tools", "--json", "--server", &url]));
+    let names: Vec<_> = listed.as_array().unwrap().iter().map(|tool| tool["full_name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"only:add") && !names.contains(&"bash:run"), "{names:?}");
+    let nobody = cli(&["tools", "--server", "http://127.0.0.1:1"]);
+    assert_eq!(nobody.status.code(), Some(2), "{nobody:?}");
+    let both = cli(&["tools", "--server", &url, "--config", "x.json"]);
+    assert!(String::from_utf8_lossy(&both.stderr).contains("--config is for"), "{both:?}");
+}
+
+#[test]
+fn shells_complete_the_commands() {
+    for (shell, holds) in [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c")] {
+        let output = cli(&["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && script.contains(holds) && script.contains("doctor"), "{shell}: {script}");
+        if shell == "bash" {
+            // What it says is taken by the shell itself.
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), script).unwrap();
+            assert!(Command::new("bash").arg("-n").arg(file.path()).status().unwrap().success());
+        }
+    }
+    assert_eq!(cli(&["completions", "tcsh"]).status.code(), Some(2));
+}

@@ -21,6 +21,7 @@ mod nesting;
 mod older;
 mod protocol;
 mod runs;
+mod scaffold;
 mod sessions;
 mod shell;
 mod shell_code;

@@ -22,6 +22,7 @@ mod follow;
 mod live;
 mod log;
 mod new;
+mod notify;
 mod plain;
 mod print;
 mod runs;

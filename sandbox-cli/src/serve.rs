@@ -8,7 +8,7 @@ use sandbox_runtime::{
     server::{HttpServiceServer, Lifeline},
 };
 
-use crate::{NOT_RUN, args::Serve, check::read, log, print};
+use crate::{NOT_RUN, args::Serve, check::read, log, notify, print};
 
 pub(crate) fn run(args: Serve) -> ExitCode {
     let linked = Linked::discover();
@@ -46,7 +46,12 @@ pub(crate) fn run(args: Serve) -> ExitCode {
         let linger = args.linger.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         server = server.lifeline(Lifeline { folder, linger });
     }
-    match server.on_listening(announce("listening")).on_control_listening(announce("control")).run() {
+    let announce_listening = announce("listening");
+    let listening = move |address| {
+        announce_listening(address);
+        notify::ready(address);
+    };
+    match server.on_listening(listening).on_control_listening(announce("control")).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => print::errors(&error, NOT_RUN),
     }

@@ -12,6 +12,7 @@ mod cli;
 mod cli_runs;
 mod client;
 mod control;
+mod docs;
 mod downloads;
 mod facade;
 mod golden;

@@ -4,15 +4,10 @@ use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Runs a future to its end: on the caller's runtime if there is one, else on one of this crate's.
+/// Runs a future to its end, unless the process ends before: the caller's runtime may end with the caller.
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
-    match Handle::try_current() {
-        Ok(handle) => drop(handle.spawn(future)),
-        Err(_) => {
-            if let Some(handle) = handle() {
-                drop(handle.spawn(future));
-            }
-        }
+    if let Some(handle) = handle() {
+        drop(handle.spawn(future));
     }
 }
 

@@ -75,24 +75,29 @@ pub struct HttpServiceClient {
     inner: crate::HttpServiceClient,
 }
 
-impl From<crate::HttpServiceClient> for HttpServiceClient {
-    fn from(inner: crate::HttpServiceClient) -> Self {
-        Self { inner }
-    }
-}
-
 impl HttpServiceClient {
-    /// [`HttpServiceClient::new`](crate::HttpServiceClient::new); its settings are there too, and `into` makes it this.
+    /// [`HttpServiceClient::new`](crate::HttpServiceClient::new), waited for.
     ///
     /// # Errors
     /// As there.
     pub fn new(url: impl Into<String>, worker: WorkerId) -> Result<Self> {
-        crate::HttpServiceClient::new(url, worker).map(Self::from)
+        Ok(Self { inner: crate::HttpServiceClient::new(url, worker)? })
     }
 
-    /// The client that is waited for.
-    pub fn inner(&self) -> &crate::HttpServiceClient {
-        &self.inner
+    /// A client with these settings. It has connections of its own: those of a runtime that waits here would not answer.
+    ///
+    /// # Errors
+    /// As [`HttpServiceClient::new`](crate::HttpServiceClient::new).
+    pub fn of(settings: &crate::HttpServiceClient) -> Result<Self> {
+        Ok(Self { inner: settings.apart()? })
+    }
+
+    /// [`HttpServiceClient::request`](crate::HttpServiceClient::request).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn request(&self, action: &str, params: impl Serialize) -> Result<ExecuteRequest> {
+        self.inner.request(action, params)
     }
 
     /// [`HttpServiceClient::execute`](crate::HttpServiceClient::execute), waited for.
@@ -171,12 +176,6 @@ pub struct Sandbox {
     inner: crate::Sandbox,
 }
 
-impl From<crate::Sandbox> for Sandbox {
-    fn from(inner: crate::Sandbox) -> Self {
-        Self { inner }
-    }
-}
-
 /// What a [`Sandbox`] is made of: the settings of [`SandboxBuilder`].
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -201,7 +200,13 @@ impl Builder {
     /// # Errors
     /// As [`SandboxBuilder::build`].
     pub fn build(self) -> Result<Sandbox> {
-        self.0.build().map(Sandbox::from)
+        Ok(Sandbox { inner: self.0.build()? })
+    }
+}
+
+impl From<SandboxBuilder> for Builder {
+    fn from(settings: SandboxBuilder) -> Self {
+        Self(settings)
     }
 }
 
@@ -209,11 +214,6 @@ impl Sandbox {
     /// What a sandbox is made of.
     pub fn builder() -> Builder {
         Builder::default()
-    }
-
-    /// The sandbox that is waited for.
-    pub fn inner(&self) -> &crate::Sandbox {
-        &self.inner
     }
 
     /// Who this sandbox is to the server.
@@ -232,7 +232,7 @@ impl Sandbox {
     /// As there.
     pub fn client(&self) -> Result<HttpServiceClient> {
         let inner = self.inner.clone();
-        wait(async move { inner.client().await }).map(HttpServiceClient::from)
+        Ok(HttpServiceClient { inner: wait(async move { inner.client().await })? })
     }
 
     /// [`Sandbox::warmup`](crate::Sandbox::warmup), waited for.
@@ -390,6 +390,28 @@ impl Session {
     /// Its id; none on a resource whose tools need no session.
     pub fn id(&self) -> Option<&SessionId> {
         self.inner.as_ref().and_then(crate::Session::id)
+    }
+
+    /// The resource.
+    pub fn resource(&self) -> &str {
+        self.inner.as_ref().map_or("", crate::Session::resource)
+    }
+
+    /// [`Session::request`](crate::Session::request).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn request(&self, tool: &str, params: impl Serialize) -> Result<ExecuteRequest> {
+        self.open()?.request(tool, params)
+    }
+
+    /// [`Session::refresh`](crate::Session::refresh), waited for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn refresh(&self) -> Result<Option<String>> {
+        let refresh = self.open()?.refreshing();
+        wait(refresh)
     }
 
     /// [`Session::call`](crate::Session::call), waited for.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use sandbox_types::WorkerId;
 
 use crate::{
-    client::{HttpServiceClient, random},
+    client::{HttpServiceClient, Token, random},
     error::{ClientError, Result},
     sandbox::Sandbox,
 };
@@ -13,13 +13,16 @@ use crate::{
 /// Where a server is looked for, and started, if nothing else is said.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:18890";
 
+/// The shortest pause between heartbeats.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+
 /// What a [`Sandbox`] is made of; each setting has a default.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SandboxBuilder {
     url: String,
     worker: Option<String>,
-    token: Option<String>,
+    token: Option<Token>,
     timeout: Option<Duration>,
     retries: Option<u32>,
     pub(crate) heartbeat: Option<Duration>,
@@ -77,7 +80,7 @@ impl SandboxBuilder {
 
     /// The token of a server that wants one.
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Some(Token::from(token.into()));
         self
     }
 
@@ -97,7 +100,7 @@ impl SandboxBuilder {
     /// How often the worker's sessions are kept from ending for want of use, from the first one on that is made; each 30
     /// seconds if nothing is said, never with none.
     pub fn heartbeat(mut self, every: impl Into<Option<Duration>>) -> Self {
-        self.heartbeat = every.into();
+        self.heartbeat = every.into().map(|every| every.max(MIN_HEARTBEAT));
         self
     }
 
@@ -107,7 +110,8 @@ impl SandboxBuilder {
         self
     }
 
-    /// Whether to start a server when none answers at an address of this machine; it is if nothing is said.
+    /// Whether to start a server when none answers at an address of this machine; it is if nothing is said. It has the
+    /// environment and the working directory of the client that starts it.
     pub fn auto_start(mut self, auto_start: bool) -> Self {
         self.auto_start = auto_start;
         self
@@ -145,7 +149,8 @@ impl SandboxBuilder {
     }
 
     /// The folder in which the clients of this user find the servers that they have started: lock, log and address of each. If
-    /// none is given, `sandbox` in `$XDG_RUNTIME_DIR`, else `sandbox-<user id>` in the folder for temporary files.
+    /// none is given, `sandbox` in `$XDG_RUNTIME_DIR`, else `sandbox-<user id>` in the folder for temporary files. It is made if
+    /// need be, and must be this user's own, with mode 0700.
     pub fn runtime_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.start.runtime_dir = Some(path.into());
         self

@@ -1,6 +1,6 @@
 //! One method per route.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use reqwest::{RequestBuilder, Url, header::HeaderValue};
 use sandbox_types::{
@@ -20,6 +20,8 @@ use crate::{
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How often a request is sent again, where nothing else is said.
 const RETRIES: u32 = 5;
+/// The longest that a batch is waited for.
+const MAX_BATCH: Duration = Duration::from_hours(8760);
 /// How long a connection is kept that is not used: less than the five seconds after which servers close it.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
 /// After this a connection whose other end does not acknowledge anything is dead.
@@ -38,7 +40,7 @@ pub struct HttpServiceClient {
     pub(crate) api: String,
     base: Url,
     worker: WorkerId,
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<Token>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
     pub(crate) state: Arc<State>,
@@ -52,7 +54,7 @@ impl HttpServiceClient {
     pub fn new(url: impl Into<String>, worker: WorkerId) -> Result<Self> {
         let url = url.into().trim_end_matches('/').to_owned();
         let base = parse(&url)?;
-        let http = http(&base).map_err(|error| ClientError::Invalid(format!("no HTTP client can be made: {error}")))?;
+        let http = http(&base)?;
         let state = Arc::new(State::new(format!("{:016x}", random())));
         let api = format!("{url}/api/v1");
         Ok(Self { http, url, api, base, worker, token: None, timeout: None, retries: RETRIES, state })
@@ -60,8 +62,20 @@ impl HttpServiceClient {
 
     /// Sends this token with every request.
     pub fn with_token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Some(Token(token.into()));
         self
+    }
+
+    pub(crate) fn without_token(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// The same client with connections of its own, for another runtime: those of one that stands still do not answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when the HTTP client cannot be made.
+    pub(crate) fn apart(&self) -> Result<Self> {
+        Ok(Self { http: http(&self.base)?, ..self.clone() })
     }
 
     /// How long a call may take that names no limit itself; the server ends it then, and is waited for a little longer. Without
@@ -110,7 +124,9 @@ impl HttpServiceClient {
     /// Host and port of the server.
     #[cfg(target_os = "linux")]
     pub(crate) fn authority(&self) -> String {
-        format!("{}:{}", self.host(), self.port())
+        let host = self.host();
+        let host = if host == "localhost" { "127.0.0.1" } else { &host };
+        format!("{host}:{}", self.port())
     }
 
     /// The same client of another server.
@@ -151,7 +167,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or its result is none of this type.
     pub(crate) async fn execute_as<D: DeserializeOwned>(&self, request: &ExecuteRequest) -> Result<Envelope<D>> {
-        let (timeout, limit) = self.limits(request.timeout);
+        let (timeout, limit) = self.limits(request.timeout)?;
         let reply = self.run_once("/execute", ExecuteRequest { timeout, ..request.clone() }, limit).await?;
         self.envelope(&reply)
     }
@@ -161,9 +177,14 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer; failures of tools are one.
     pub async fn execute_batch(&self, request: &BatchRequest) -> Result<Envelope> {
-        let (timeout, limit) = self.limits(request.timeout);
-        let turns = if request.parallel { 1 } else { request.actions.len().max(1) };
-        let limit = limit.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
+        let (timeout, mut limit) = self.limits(request.timeout)?;
+        let mut all = Duration::ZERO;
+        for action in &request.actions {
+            let (_, its) = self.limits(action.timeout.or(request.timeout))?;
+            limit = limit.max(its);
+            all = all.saturating_add(its);
+        }
+        let limit = if request.parallel { limit } else { limit.max(all).min(MAX_BATCH) };
         let reply = self.run_once("/execute/batch", BatchRequest { timeout, ..request.clone() }, limit).await?;
         self.envelope(&reply)
     }
@@ -183,7 +204,10 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer; a refusal is one.
     pub async fn destroy_session(&self, request: &DestroySession) -> Result<Envelope> {
-        self.post("/session/destroy", request, QUICK).await
+        // By its name it may be another one the second time.
+        let again = request.session_id.is_some();
+        let post = || self.http.post(format!("{}/session/destroy", self.api)).json(request);
+        self.envelope(&self.ask_for(post, QUICK, again).await?)
     }
 
     /// `POST /session/destroy` of the session with this id.
@@ -241,7 +265,9 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer; a refusal is one.
     pub async fn disconnect(&self) -> Result<Envelope> {
-        self.post("/worker/disconnect", &self.me(), QUICK).await
+        // Once: the sessions may be others the second time.
+        let post = || self.http.post(format!("{}/worker/disconnect", self.api)).json(&self.me());
+        self.envelope(&self.ask_for(post, QUICK, false).await?)
     }
 
     /// `POST /init/resource`: [`create_session`](Self::create_session) in the words of older clients.
@@ -423,12 +449,44 @@ pub(crate) fn to_raw(params: &impl Serialize) -> Result<Box<RawValue>> {
 fn parse(url: &str) -> Result<Url> {
     // `localhost:80` would be one of a scheme `localhost`.
     let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).filter(Url::has_host);
-    parsed.ok_or_else(|| {
-        ClientError::Invalid(format!("expected the URL of a server, such as http://127.0.0.1:18890, found `{url}`"))
-    })
+    match parsed {
+        Some(parsed) if !parsed.username().is_empty() || parsed.password().is_some() => Err(ClientError::Invalid(
+            "expected the URL of a server without user and password; a token goes into `with_token`".to_owned(),
+        )),
+        Some(parsed) => Ok(parsed),
+        None => Err(ClientError::Invalid(format!(
+            "expected the URL of a server, such as http://127.0.0.1:18890, found `{url}`"
+        ))),
+    }
 }
 
-fn http(base: &Url) -> Result<reqwest::Client, Box<dyn std::error::Error>> {
+/// A secret, which is not shown.
+#[derive(Clone)]
+pub(crate) struct Token(String);
+
+impl From<String> for Token {
+    fn from(token: String) -> Self {
+        Self(token)
+    }
+}
+
+impl Token {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+fn http(base: &Url) -> Result<reqwest::Client> {
+    make_http(base).map_err(|error| ClientError::Invalid(format!("no HTTP client can be made: {error}")))
+}
+
+fn make_http(base: &Url) -> Result<reqwest::Client, Box<dyn std::error::Error>> {
     // The provider is named here: a program may link several, and then none is the default.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -453,7 +511,8 @@ fn http(base: &Url) -> Result<reqwest::Client, Box<dyn std::error::Error>> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host == "[::1]" || host.starts_with("127.")
+    let ip: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    host == "localhost" || ip.is_some_and(|ip| ip.is_loopback())
 }
 
 /// A number that no other client has.
@@ -475,6 +534,13 @@ mod tests {
     #[test]
     fn an_address_without_a_scheme_is_no_url() {
         let client = |url: &str| HttpServiceClient::new(url, WorkerId::parse("w").expect("a good id"));
+        let secret = client("http://user:secret@127.0.0.1:1").expect_err("must be refused").to_string();
+        assert!(secret.contains("without user") && !secret.contains("secret@"), "{secret}");
+        let hidden = client("http://127.0.0.1:1").expect("is right").with_token("canary");
+        assert!(!format!("{hidden:?}").contains("canary"));
+        assert!(
+            super::is_loopback("127.0.0.2") && super::is_loopback("[::1]") && !super::is_loopback("127.example.com")
+        );
         for url in ["127.0.0.1:1", "localhost:1", "", "ftp://a", "http://"] {
             let error = client(url).expect_err("must be refused");
             assert!(matches!(&error, ClientError::Invalid(_)), "{url}: {error}");

@@ -35,7 +35,7 @@ pub enum ClientError {
     /// Resources did not get ready; why, by name.
     #[error("not ready: {}", Reasons(.0))]
     NotReady(BTreeMap<String, String>),
-    /// There was no answer in time.
+    /// There was no answer in time; the tool may have run, or run still.
     #[error("{url} did not answer within {seconds} s")]
     Timeout {
         /// Where.
@@ -98,7 +98,18 @@ impl ClientError {
         self.answer()?.error.as_ref()?.reason.as_deref()
     }
 
-    /// Whether the same request may succeed later. Retries of the client's own are behind it then.
+    /// Whether the tool may have run all the same: what is asked for again then, under another key, may run twice.
+    pub fn may_have_run(&self) -> bool {
+        match self {
+            Self::Connection { sent, .. } => *sent,
+            Self::Timeout { .. } | Self::Broken { .. } | Self::Protocol { .. } => true,
+            Self::SessionGone(answer) | Self::Failed(answer) => answer.meta.executed,
+            Self::ServerStart { .. } | Self::NotReady(_) | Self::Invalid(_) | Self::Closed => false,
+        }
+    }
+
+    /// Whether the same request may succeed later; see [`may_have_run`](Self::may_have_run) too. Retries of the client's own
+    /// are behind it then.
     pub fn retryable(&self) -> bool {
         match self {
             Self::SessionGone(answer) | Self::Failed(answer) => {

@@ -24,12 +24,14 @@ pub(crate) struct Attempts {
     made: u32,
     deadline: Instant,
     /// Whether an earlier attempt may have arrived.
-    pub(crate) sent: bool,
+    sent: bool,
+    /// Whether one is on its way of which nothing is known yet; it stays so where nobody waited for it to the end.
+    in_flight: bool,
 }
 
 impl Attempts {
     pub(crate) fn new(retries: u32, deadline: Instant) -> Self {
-        Self { left: retries, made: 0, deadline, sent: false }
+        Self { left: retries, made: 0, deadline, sent: false, in_flight: false }
     }
 
     /// How long the next attempt may take.
@@ -42,7 +44,7 @@ impl Attempts {
         if self.left == 0 {
             return false;
         }
-        let pause = asked.map_or_else(|| self.pause(), |asked| asked.min(MAX_ASKED) + jitter(FIRST_PAUSE));
+        let pause = asked.map_or_else(|| self.pause(), |asked| asked.min(MAX_ASKED) + jitter(asked.min(MAX_ASKED) / 2));
         if pause >= self.time_left() {
             return false;
         }
@@ -58,11 +60,39 @@ impl Attempts {
         step / 2 + jitter(step / 2)
     }
 
+    /// An attempt begins.
+    pub(crate) fn begin(&mut self) {
+        self.sent |= self.in_flight;
+        self.in_flight = true;
+    }
+
+    /// The attempt is known to have come to nothing, or not to.
+    pub(crate) fn learn(&mut self, arrived: bool) {
+        self.in_flight = false;
+        self.sent |= arrived;
+    }
+
+    /// Whether an attempt may have arrived, of those that are over.
+    pub(crate) fn may_have_arrived(&self) -> bool {
+        self.sent
+    }
+
     /// Whether a connection that failed so is worth another attempt, given whether the request may arrive twice.
     pub(crate) fn after(&mut self, error: &ClientError, may_repeat: bool) -> bool {
-        let ClientError::Connection { sent, .. } = error else { return false };
-        self.sent |= sent;
+        let ClientError::Connection { sent, .. } = error else {
+            self.learn(true);
+            return false;
+        };
+        self.learn(*sent);
         !sent || may_repeat
+    }
+
+    /// The error of the last attempt, with what the earlier ones may have done.
+    pub(crate) fn give_up(&self, error: ClientError) -> ClientError {
+        match error {
+            ClientError::Connection { url, why, sent } => ClientError::Connection { url, why, sent: sent || self.sent },
+            other => other,
+        }
     }
 }
 
@@ -102,7 +132,8 @@ mod tests {
             assert!(pause >= step / 2 && pause <= step + Duration::from_millis(2), "{pause:?} for {step:?}");
         }
         let before = Instant::now();
-        assert!(attempts.another(Some(Duration::from_secs(7))).await && before.elapsed() >= Duration::from_secs(7));
+        assert!(attempts.another(Some(Duration::from_secs(7))).await);
+        assert!((7..=11).contains(&before.elapsed().as_secs()), "not all at once");
         assert!(!attempts.another(None).await, "there were to be eight");
         let mut short = Attempts::new(8, Instant::now() + Duration::from_secs(3));
         assert!(!short.another(Some(Duration::from_secs(3))).await, "the time would be over");
@@ -112,9 +143,18 @@ mod tests {
     fn what_may_have_arrived_is_sent_again_only_where_it_may_arrive_twice() {
         let broken = |sent| ClientError::Connection { url: String::new(), why: String::new(), sent };
         let mut attempts = Attempts::new(1, Instant::now());
-        assert!(attempts.after(&broken(false), false) && !attempts.sent);
-        assert!(!attempts.after(&broken(true), false) && attempts.sent);
-        assert!(attempts.after(&broken(false), true) && attempts.sent, "what an earlier one did is not forgotten");
+        assert!(attempts.after(&broken(false), false) && !attempts.may_have_arrived());
+        let mut dropped = Attempts::new(1, Instant::now());
+        dropped.begin();
+        dropped.begin();
+        assert!(dropped.may_have_arrived(), "nobody waited for the first one");
+        assert!(!attempts.after(&broken(true), false) && attempts.may_have_arrived());
+        assert!(attempts.after(&broken(false), true), "another attempt");
+        let error = attempts.give_up(broken(false));
+        assert!(
+            matches!(error, ClientError::Connection { sent: true, .. }),
+            "what an earlier one did is not forgotten"
+        );
         assert!(attempts.after(&broken(true), true) && !attempts.after(&ClientError::Closed, true));
     }
 }

@@ -23,6 +23,9 @@ pub struct Cancellation {
     pub run: RunInfo,
 }
 
+/// The longest that a server waits at once for the end of a run.
+const MAX_WAIT: Duration = Duration::from_mins(1);
+
 #[derive(Deserialize)]
 struct Listed {
     runs: Vec<RunInfo>,
@@ -37,7 +40,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or no run began: [`ClientError::Failed`](crate::ClientError::Failed) has the reason.
     pub async fn stream(&self, request: &ExecuteRequest) -> Result<RunStream> {
-        let (timeout, limit) = self.limits(request.timeout);
+        let (timeout, limit) = self.limits(request.timeout)?;
         let sending = Sending::new(self, ExecuteRequest { timeout, ..request.clone() }, limit).await?;
         RunStream::begin(self, sending).await
     }
@@ -55,7 +58,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or no run began.
     pub async fn detach(&self, request: &ExecuteRequest) -> Result<RunInfo> {
-        let (timeout, _) = self.limits(request.timeout);
+        let (timeout, _) = self.limits(request.timeout)?;
         let request = ExecuteRequest { detached: true, timeout, ..request.clone() };
         let reply = self.run_once("/execute", request, QUICK).await?;
         data(self.envelope(&reply)?, &self.url)
@@ -75,6 +78,7 @@ impl HttpServiceClient {
     /// There is no answer, or the worker has no such run.
     pub async fn run(&self, run_id: &RunId, wait_seconds: Option<f64>) -> Result<RunInfo> {
         let wait = wait_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
+        let wait = wait.min(MAX_WAIT);
         let request = || self.runs_request(Method::GET, &[run_id.as_str()], wait_seconds);
         self.told(request, QUICK.saturating_add(wait)).await
     }

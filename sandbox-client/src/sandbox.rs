@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -37,7 +37,9 @@ const END_LIMIT: Duration = Duration::from_mins(2);
 ///
 /// Clones are the same sandbox. Every method starts it first if need be; once it is closed, only [`start`](Self::start) does.
 /// The sessions that it makes are remembered by id: a call that means one says [`ClientError::SessionGone`] once it is gone,
-/// also after a restart of the server, and never runs on another one instead.
+/// also after a restart of the server, and never runs on another one instead. (That holds for calls of tools by their full
+/// names, such as `vm:click`; actions of a batch, and other names, find their session by its name.) A server that was started
+/// for this client lives as long as the sandbox is open.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     inner: Arc<Inner>,
@@ -52,6 +54,8 @@ pub(crate) struct Inner {
     starting: tokio::sync::Mutex<()>,
     phase: Mutex<Phase>,
     sessions: Mutex<HashMap<SessionName, SessionId>>,
+    /// A client for the runtime of this crate, made when it is first needed.
+    apart: OnceLock<HttpServiceClient>,
 }
 
 #[derive(Debug)]
@@ -93,6 +97,7 @@ impl Sandbox {
             starting: tokio::sync::Mutex::default(),
             phase: Mutex::new(Phase::New),
             sessions: Mutex::default(),
+            apart: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -101,7 +106,8 @@ impl Sandbox {
         &self.inner
     }
 
-    /// Finds the server or starts one, and gets the resources ready that the builder names.
+    /// Finds the server or starts one, and gets the resources ready that the builder names. A server that has ended since is
+    /// replaced by another one, whose sessions it does not have.
     ///
     /// # Errors
     /// There is none and none could be started ([`ClientError::ServerStart`] has its log), or a resource did not get ready.
@@ -447,7 +453,7 @@ impl Inner {
     }
 
     /// The client of the server, which is looked for if it was not yet.
-    pub(crate) async fn client(&self) -> Result<HttpServiceClient> {
+    pub(crate) async fn client(self: &Arc<Self>) -> Result<HttpServiceClient> {
         if let Some(client) = self.open_client()? {
             return Ok(client);
         }
@@ -463,12 +469,19 @@ impl Inner {
         }
     }
 
-    async fn start(&self, reopen: bool) -> Result<()> {
+    async fn start(self: &Arc<Self>, reopen: bool) -> Result<()> {
         let _one = self.starting.lock().await;
-        match &*self.phase() {
-            Phase::Open(_) => return Ok(()),
+        let open = match &*self.phase() {
+            Phase::Open(open) => Some(open.client.clone()),
             Phase::Closed if !reopen => return Err(ClientError::Closed),
-            Phase::New | Phase::Closed => {}
+            Phase::New | Phase::Closed => None,
+        };
+        if let Some(client) = open {
+            // It may have ended since.
+            if !reopen || start::takes_calls(&client).await {
+                return Ok(());
+            }
+            *self.phase() = Phase::New;
         }
         let found = if self.settings.auto_start && self.given.is_local() {
             start::find_or_start(&self.given, &self.settings.start).await?
@@ -481,6 +494,9 @@ impl Inner {
         }
         let start::Found { client, lifeline, log } = found;
         *self.phase() = Phase::Open(Box::new(Open { client, _lifeline: lifeline, log, heartbeat: None }));
+        if !self.sessions().is_empty() {
+            self.beat();
+        }
         Ok(())
     }
 
@@ -552,9 +568,19 @@ impl Inner {
             worker_id: client.worker().clone(),
             resource_type: Some(name.resource.clone()),
             session: Some(name.session.clone()),
-            session_id: known,
+            session_id: known.clone(),
         };
-        data(client.destroy_session(&request).await?, client.url())
+        match data(client.destroy_session(&request).await?, client.url()) {
+            // By an attempt whose answer was lost.
+            Err(error) if known.is_some() && error.reason() == Some("destroyed") => Ok(DestroyedSession {
+                message: "session destroyed".to_owned(),
+                resource_type: name.resource.clone(),
+                session_id: known,
+                session_name: None,
+                compatibility_mode: false,
+            }),
+            destroyed => destroyed,
+        }
     }
 
     fn known(&self, name: &SessionName) -> Option<SessionId> {
@@ -571,6 +597,17 @@ impl Inner {
         }
     }
 
+    /// A client of the same server whose connections are this crate's runtime's: those of a runtime that stands still, or has
+    /// ended, are of no use.
+    pub(crate) fn client_apart(&self, client: HttpServiceClient) -> HttpServiceClient {
+        let known = self.apart.get().filter(|apart| apart.url() == client.url());
+        // Without one of its own it has to do.
+        known.cloned().or_else(|| client.apart().ok()).map_or(client, |apart| {
+            self.apart.get_or_init(|| apart.clone());
+            apart
+        })
+    }
+
     /// Begins the heartbeat, unless it beats.
     fn beat(self: &Arc<Self>) {
         let Some(every) = self.settings.heartbeat else { return };
@@ -580,7 +617,8 @@ impl Inner {
         if open.heartbeat.is_none()
             && let Some(handle) = background::handle()
         {
-            let beating = handle.spawn(beat(Arc::downgrade(self), open.client.clone(), every));
+            let client = self.client_apart(open.client.clone());
+            let beating = handle.spawn(beat(Arc::downgrade(self), client, every));
             open.heartbeat = Some(Beat(beating.abort_handle()));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sandbox_types::{Envelope, ExecuteRequest, RefreshAnswer, RefreshSessions, SessionId};
+use sandbox_types::{DestroySession, Envelope, ExecuteRequest, RefreshAnswer, RefreshSessions, SessionId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     client::{HttpServiceClient, data, is_missing, random, result, to_raw},
     error::Result,
     sandbox::{Inner, checked},
-    spec::NewSession,
+    spec::{NewSession, SessionName},
 };
 
 /// How long a session that is dropped may take to be destroyed where nobody waits for it.
@@ -19,24 +19,31 @@ const DROP_LIMIT: Duration = Duration::from_secs(10);
 /// A session of its own, destroyed when it is closed or dropped.
 ///
 /// Its calls name it by id: once it is gone they say so,
-/// [`ClientError::SessionGone`](crate::ClientError::SessionGone), and never run on another one.
+/// [`ClientError::SessionGone`](crate::ClientError::SessionGone), and never run on another one. A drop does not wait until it
+/// is destroyed, and the end of the program does not either: what must be gone is [closed](Self::close). A server that was
+/// started for this client stays for as long as the [`Sandbox`](crate::Sandbox) is open.
 #[derive(Debug)]
 pub struct Session {
     client: HttpServiceClient,
-    /// Keeps the heartbeat, and a server that was started for this client.
     sandbox: Arc<Inner>,
-    resource: String,
+    name: SessionName,
+    /// None until it was made, and on a resource whose tools need no session.
     id: Option<SessionId>,
     open: bool,
 }
 
 impl Session {
-    /// Makes one that nobody else can have: under a name of its own, unless the caller names it.
+    /// Makes one that nobody else can have: under a name of its own.
     pub(crate) async fn create(sandbox: Arc<Inner>, mut new: NewSession) -> Result<Self> {
         let client = sandbox.client().await?;
         new.name.session = format!("{}-{:016x}", new.name.session, random());
-        let created = sandbox.create(&client, new).await?;
-        Ok(Self { client, sandbox, resource: created.resource_type, id: created.session_id, open: true })
+        // Before it is asked for: who stops waiting may leave one behind.
+        let name = new.name.clone();
+        let mut session = Self { client, sandbox, name, id: None, open: true };
+        let created = session.sandbox.create(&session.client, new).await?;
+        session.id = created.session_id;
+        session.open = session.id.is_some();
+        Ok(session)
     }
 
     /// Its id; none on a resource whose tools need no session.
@@ -46,7 +53,7 @@ impl Session {
 
     /// The resource.
     pub fn resource(&self) -> &str {
-        &self.resource
+        &self.name.resource
     }
 
     /// Runs a tool on the session, `click` or `vm:click`; its result as the type that is asked for.
@@ -83,7 +90,7 @@ impl Session {
         let action = if tool.contains([':', '.']) || tool.contains("__") {
             tool.to_owned()
         } else {
-            format!("{}:{tool}", self.resource)
+            format!("{}:{tool}", self.name.resource)
         };
         let mut request = ExecuteRequest::new(self.client.worker().clone(), action);
         request.params = Some(to_raw(&params)?);
@@ -96,16 +103,23 @@ impl Session {
     /// # Errors
     /// The session is gone, or there is no answer.
     pub async fn refresh(&self) -> Result<Option<String>> {
-        let Some(id) = &self.id else { return Ok(None) };
-        let request = RefreshSessions {
-            worker_id: self.client.worker().clone(),
-            resource_type: None,
-            session: None,
-            session_id: Some(id.clone()),
-        };
-        match data(self.client.refresh_sessions(&request).await?, self.client.url())? {
-            RefreshAnswer::One(session) => Ok(Some(session.expires_at)),
-            RefreshAnswer::All(_) => Ok(None),
+        self.refreshing().await
+    }
+
+    pub(crate) fn refreshing(&self) -> impl Future<Output = Result<Option<String>>> + Send + use<> {
+        let (client, id) = (self.client.clone(), self.id.clone());
+        async move {
+            let Some(id) = id else { return Ok(None) };
+            let request = RefreshSessions {
+                worker_id: client.worker().clone(),
+                resource_type: None,
+                session: None,
+                session_id: Some(id),
+            };
+            match data(client.refresh_sessions(&request).await?, client.url())? {
+                RefreshAnswer::One(session) => Ok(Some(session.expires_at)),
+                RefreshAnswer::All(_) => Ok(None),
+            }
         }
     }
 
@@ -114,25 +128,37 @@ impl Session {
     /// # Errors
     /// There is no answer: it may live until its time to live is over.
     pub async fn close(mut self) -> Result<()> {
+        if self.open {
+            destroy(&self.client, &self.name, self.id.as_ref()).await?;
+        }
+        // Not before: who stops waiting drops it.
         self.open = false;
-        destroy(&self.client, self.id.as_ref()).await
+        Ok(())
     }
 
     /// What a drop leaves to be done.
     pub(crate) fn leave(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let id = self.id.clone().filter(|_| std::mem::take(&mut self.open))?;
-        let (client, sandbox) = (self.client.clone(), self.sandbox.clone());
+        if !std::mem::take(&mut self.open) {
+            return None;
+        }
+        let (sandbox, name, id) = (self.sandbox.clone(), self.name.clone(), self.id.clone());
+        let client = self.client.clone();
         Some(async move {
+            let client = sandbox.client_apart(client);
             // Its time to live takes care of what cannot be reached.
-            let _ = tokio::time::timeout(DROP_LIMIT, destroy(&client, Some(&id))).await;
-            drop(sandbox);
+            let _ = tokio::time::timeout(DROP_LIMIT, destroy(&client, &name, id.as_ref())).await;
         })
     }
 }
 
-async fn destroy(client: &HttpServiceClient, id: Option<&SessionId>) -> Result<()> {
-    let Some(id) = id else { return Ok(()) };
-    match checked(client.destroy_session_id(id).await?) {
+async fn destroy(client: &HttpServiceClient, name: &SessionName, id: Option<&SessionId>) -> Result<()> {
+    let request = DestroySession {
+        worker_id: client.worker().clone(),
+        resource_type: Some(name.resource.clone()),
+        session: Some(name.session.clone()),
+        session_id: id.cloned(),
+    };
+    match checked(client.destroy_session(&request).await?) {
         Err(error) if !is_missing(&error) => Err(error),
         // It ended before.
         Ok(_) | Err(_) => Ok(()),

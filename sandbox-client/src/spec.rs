@@ -97,7 +97,7 @@ impl SessionName {
 
     /// The one that a call of a tool means.
     pub(crate) fn of_call(action: &str, session: Option<&str>) -> Option<Self> {
-        let (resource, _) = action.split_once(':').or_else(|| action.split_once("__"))?;
+        let (resource, _) = action.split_once([':', '.']).or_else(|| action.split_once("__"))?;
         Some(Self { resource: resource.to_owned(), session: session.unwrap_or(DEFAULT).to_owned() })
     }
 
@@ -230,6 +230,7 @@ mod tests {
         assert_eq!(SessionName::parse("vm/a/b"), of("vm", "a/b"));
         assert_eq!(SessionName::of_call("vm:click", None), Some(of("vm", "default")));
         assert_eq!(SessionName::of_call("vm__click", Some("x")), Some(of("vm", "x")));
+        assert_eq!(SessionName::of_call("vm.click", None), Some(of("vm", "default")));
         assert_eq!(SessionName::of_call("click", None), None);
         assert_eq!((of("vm", "default").label(), of("vm", "x").label()), ("vm".into(), "vm/x".into()));
         let error = NewSession::of("vm").config([1]).expect_err("no object").to_string();

@@ -12,6 +12,8 @@ use crate::{
 
 /// How long a server may take to say whether it takes calls.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// The longest that a start is waited for.
+const MAX_STARTUP: Duration = Duration::from_hours(24);
 /// How often it is looked whether something has come about.
 const LOOK: Duration = Duration::from_millis(20);
 /// How much of a log is read.
@@ -39,8 +41,21 @@ enum Standing {
     Nobody,
 }
 
+/// Whether the server takes calls, or will soon.
+pub(crate) async fn takes_calls(client: &HttpServiceClient) -> bool {
+    matches!(standing(client).await, Ok(Standing::Ready | Standing::WarmingUp) | Err(_))
+}
+
 async fn standing(client: &HttpServiceClient) -> Result<Standing> {
-    match client.ready_within(PROBE_LIMIT).await {
+    // Whatever is there is not to see the token.
+    let client = client.without_token();
+    let mut said = client.ready_within(PROBE_LIMIT).await;
+    if matches!(said, Err(ClientError::Connection { sent: true, .. })) {
+        // A connection can break without a reason.
+        sleep(LOOK).await;
+        said = client.ready_within(PROBE_LIMIT).await;
+    }
+    match said {
         Ok(ready) => Ok(match ready.status.as_str() {
             "ready" => Standing::Ready,
             "warming_up" => Standing::WarmingUp,
@@ -58,15 +73,16 @@ async fn standing(client: &HttpServiceClient) -> Result<Standing> {
 /// # Errors
 /// None is there, and none could be started in time.
 pub(crate) async fn find_or_start(given: &HttpServiceClient, settings: &StartSettings) -> Result<Found> {
-    let deadline = Instant::now() + settings.startup_timeout;
+    let deadline = Instant::now() + settings.startup_timeout.min(MAX_STARTUP);
     #[cfg(target_os = "linux")]
     let folder = shared::Folder::of(given, settings);
     loop {
-        let found = standing(given).await?;
+        // First: a server that withdraws meanwhile is looked for again.
         #[cfg(target_os = "linux")]
-        let shared = folder.as_ref().is_ok_and(shared::Folder::has_server);
+        let shared = folder.as_ref().is_ok_and(shared::Folder::is_shared);
         #[cfg(not(target_os = "linux"))]
         let shared = false;
+        let found = standing(given).await?;
         match found {
             // Nobody needs to be told of this client.
             Standing::Ready if !shared => return Ok(Found { client: given.clone(), lifeline: None, log: None }),
@@ -122,12 +138,17 @@ mod shared {
         process::{Child, Command, Stdio},
     };
 
-    use rustix::fs::{CWD, FileType, Mode};
+    use rustix::{
+        fs::{CWD, FileType, Mode},
+        process::{Pid, Signal, kill_process_group, test_kill_process},
+    };
     use sandbox_types::started::{CLIENTS, LOCK, LOG, SERVER, StartedServer};
     use tokio::time::{Instant, sleep};
 
     use super::{ClientError, Found, HttpServiceClient, LOOK, Result, Standing, StartSettings, log_end, standing};
 
+    /// A log that is larger begins anew with the next server.
+    const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
     /// Lines of a log that are shown.
     const LOG_LINES: usize = 20;
 
@@ -141,8 +162,10 @@ mod shared {
         pub(super) fn of(client: &HttpServiceClient, settings: &StartSettings) -> Result<Self, String> {
             let uid = rustix::process::getuid().as_raw();
             let in_runtime_dir = || {
-                let folder = env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-                folder.map(|folder| PathBuf::from(folder).join("sandbox"))
+                let folder = PathBuf::from(env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?);
+                // That of another user is there after `sudo`, and one that is gone after a logout.
+                let is_own = fs::metadata(&folder).is_ok_and(|found| found.is_dir() && found.uid() == uid);
+                is_own.then(|| folder.join("sandbox"))
             };
             let in_temporary = || env::temp_dir().join(format!("sandbox-{uid}"));
             let base = settings.runtime_dir.clone().or_else(in_runtime_dir).unwrap_or_else(in_temporary);
@@ -165,8 +188,9 @@ mod shared {
             Ok(Self(base.join(name)))
         }
 
-        pub(super) fn has_server(&self) -> bool {
-            self.0.join(SERVER).exists()
+        /// Whether there is, or was, a server that a client has started.
+        pub(super) fn is_shared(&self) -> bool {
+            self.0.join(SERVER).exists() || self.0.join(CLIENTS).exists()
         }
 
         /// The server that is there, or a new one; none where that has to wait for another one to end.
@@ -188,7 +212,7 @@ mod shared {
                 Standing::WarmingUp | Standing::Draining => return Ok(None),
                 Standing::Foreign | Standing::Nobody => {}
             }
-            if let Some(server) = server {
+            if let Some(server) = server.filter(is_alive) {
                 let client = given.at(&server.url)?;
                 match standing(&client).await? {
                     Standing::Ready => return self.found(client, true).map(Some),
@@ -197,7 +221,7 @@ mod shared {
                 }
             }
             let port = if at_address == Standing::Nobody { given.port() } else { 0 };
-            self.start(given, settings, port, deadline).await.map(Some)
+            self.start(given, settings, port, deadline).await
         }
 
         async fn lock(&self, deadline: Instant) -> Result<File> {
@@ -249,19 +273,26 @@ mod shared {
             settings: &StartSettings,
             port: u16,
             deadline: Instant,
-        ) -> Result<Found> {
-            let (mut child, lifeline) = self.spawn(given, settings, port)?;
+        ) -> Result<Option<Found>> {
+            let (mut starting, lifeline) = self.spawn(given, settings, port)?;
             let ended = loop {
-                match child.try_wait() {
+                match starting.child().try_wait() {
                     Ok(None) => {}
-                    Ok(Some(status)) => break format!("it ended with {status}"),
+                    Ok(Some(status)) => {
+                        // Another one may have been on its way, started by a client that was killed.
+                        if port != 0 && !matches!(standing(given).await?, Standing::Nobody | Standing::Foreign) {
+                            return Ok(None);
+                        }
+                        break format!("it ended with {status}");
+                    }
                     Err(error) => break error.to_string(),
                 }
-                if let Some(server) = self.server().filter(|server| server.pid == child.id()) {
+                // It was removed before; who is there now has been started since.
+                if let Some(server) = self.server() {
                     let client = given.at(&server.url)?;
                     if standing(&client).await.is_ok_and(|standing| standing == Standing::Ready) {
-                        reap(child);
-                        return Ok(Found { client, lifeline, log: Some(self.0.join(LOG)) });
+                        starting.succeeds();
+                        return Ok(Some(Found { client, lifeline, log: Some(self.0.join(LOG)) }));
                     }
                 }
                 if Instant::now() >= deadline {
@@ -269,10 +300,7 @@ mod shared {
                 }
                 sleep(LOOK).await;
             };
-            // It may be one that has ended.
-            let _ = child.kill();
-            let _ = child.wait();
-            let _ = fs::remove_file(self.0.join(SERVER));
+            drop(starting);
             Err(ClientError::ServerStart { why: ended, log: self.log_lines() })
         }
 
@@ -281,23 +309,28 @@ mod shared {
             given: &HttpServiceClient,
             settings: &StartSettings,
             port: u16,
-        ) -> Result<(Child, Option<File>)> {
+        ) -> Result<(Starting<'_>, Option<File>)> {
             let binary = binary(settings)?;
             let prepare = || {
-                for left in [SERVER, CLIENTS] {
-                    match fs::remove_file(self.0.join(left)) {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                        _ => {}
-                    }
+                match fs::remove_file(self.0.join(SERVER)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
                 }
                 let lifeline = if settings.detach {
                     None
                 } else {
-                    rustix::fs::mknodat(CWD, self.0.join(CLIENTS), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-                    Some(self.join()?)
+                    // One that is there stays: a server that is on its way may read it.
+                    match rustix::fs::mknodat(CWD, self.0.join(CLIENTS), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
+                        Err(error) if error != rustix::io::Errno::EXIST => return Err(error.into()),
+                        _ => Some(self.join()?),
+                    }
                 };
-                let log =
-                    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(self.0.join(LOG))?;
+                // A server that ends may write to it still.
+                let path = self.0.join(LOG);
+                let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+                if log.metadata()?.len() > MAX_LOG_BYTES {
+                    log.set_len(0)?;
+                }
                 Ok((lifeline, log.try_clone()?, log))
             };
             let (lifeline, stdout, stderr) = prepare().map_err(|error| self.unusable(&error))?;
@@ -320,7 +353,7 @@ mod shared {
                 why: format!("{} cannot be run: {error}", binary.display()),
                 log: String::new(),
             })?;
-            Ok((child, lifeline))
+            Ok((Starting { folder: self, child: Some(child) }, lifeline))
         }
 
         fn log_lines(&self) -> String {
@@ -333,6 +366,48 @@ mod shared {
             let why = format!("the folder {} cannot be used: {error}", self.0.display());
             ClientError::ServerStart { why, log: String::new() }
         }
+    }
+
+    /// A server that is starting: dropped before it takes calls, it is ended, so that nobody meets it half made.
+    struct Starting<'a> {
+        folder: &'a Folder,
+        child: Option<Child>,
+    }
+
+    impl Starting<'_> {
+        #[expect(clippy::expect_used, reason = "it is there until one of the two ends")]
+        fn child(&mut self) -> &mut Child {
+            self.child.as_mut().expect("a child that was started")
+        }
+
+        fn succeeds(mut self) {
+            if let Some(child) = self.child.take() {
+                reap(child);
+            }
+        }
+    }
+
+    impl Drop for Starting<'_> {
+        fn drop(&mut self) {
+            let Some(mut child) = self.child.take() else { return };
+            // With what it has started: it leads a group of its own. What has ended is met by neither.
+            if let Ok(None) = child.try_wait()
+                && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+            {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = child.wait();
+            if let Some(server) = self.folder.server().filter(|server| !is_alive(server)) {
+                let _ = fs::remove_file(self.folder.0.join(SERVER));
+                drop(server);
+            }
+        }
+    }
+
+    /// Whether its process is there: another one may have its port by now.
+    fn is_alive(server: &StartedServer) -> bool {
+        let pid = i32::try_from(server.pid).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
     }
 
     fn is_at(one: &str, other: &str) -> bool {

@@ -45,7 +45,7 @@ pub struct RunStream {
     client: HttpServiceClient,
     /// What began it, until its run is known.
     begun: Option<Box<Sending<ExecuteRequest>>>,
-    /// The key of the client's choice, until the answer is there.
+    /// The key to acknowledge once the answer is there.
     own_key: Option<String>,
     run_id: Option<RunId>,
     connection: Option<Response>,
@@ -77,9 +77,11 @@ impl RunStream {
     /// The stream that a request begins.
     pub(crate) async fn begin(client: &HttpServiceClient, sending: Sending<ExecuteRequest>) -> Result<Self> {
         let mut stream = Self::new(client, None, 0);
-        stream.own_key.clone_from(&sending.own_key);
         let mut sending = Box::new(sending);
+        let key = sending.finished_key();
         let opened = open_new(client, &mut sending).await?;
+        // Of a request that was sent once.
+        stream.own_key = key.filter(|_| sending.attempts_made() == 1);
         stream.begun = Some(sending);
         stream.take_opened(opened)?;
         Ok(stream)
@@ -200,6 +202,9 @@ impl RunStream {
             Opened::Over => self.ended = true,
             Opened::Plain(reply) => {
                 let answer: Envelope = self.client.envelope(&reply)?;
+                if let Some(key) = self.own_key.take() {
+                    self.client.state.has_arrived(key);
+                }
                 if !answer.success {
                     return Err(ClientError::of(answer));
                 }
@@ -218,7 +223,10 @@ impl RunStream {
                     open(&self.client, request, self.silence).await
                 }
                 // Sent again, it finds the run that it began.
-                (None, Some(begun)) => open_new(&self.client, begun).await,
+                (None, Some(begun)) => {
+                    self.own_key = None;
+                    open_new(&self.client, begun).await
+                }
                 (None, None) => Err(unknown(&self.client)),
             }
         };
@@ -264,14 +272,18 @@ impl RunStream {
 async fn open_new(client: &HttpServiceClient, sending: &mut Sending<ExecuteRequest>) -> Result<Opened> {
     let url = format!("{}/execute", client.api);
     loop {
-        let request = client.http.post(&url).header(ACCEPT, EVENT_STREAM).json(sending.request());
-        let outcome = match open(client, request, sending.time_left()).await {
+        let left = sending.time_left();
+        let request = client.http.post(&url).header(ACCEPT, EVENT_STREAM).json(sending.attempt());
+        let outcome = match open(client, request, left).await {
             Ok(Opened::Plain(reply)) => Ok(reply),
-            Ok(opened) => return Ok(opened),
+            Ok(opened) => {
+                sending.was_taken();
+                return Ok(opened);
+            }
             Err(error) => Err(error),
         };
         if !sending.again(client, &outcome).await? {
-            return outcome.map(Opened::Plain);
+            return sending.give_up(outcome).map(Opened::Plain);
         }
     }
 }

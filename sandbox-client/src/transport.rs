@@ -21,14 +21,18 @@ use crate::{
 
 /// How much longer than the server a client waits: who gives up first must be the server, which then says so.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How long a call without a limit of its own is waited for: the server's own limits are below that.
+/// How long a call without a limit of its own is waited for; `server.max_timeout_seconds` is as long, if nothing else is said.
 const LONGEST_CALL: Duration = Duration::from_hours(1);
 /// Limit of requests that make sessions or get resources ready (`initialize_timeout_seconds` is 300).
 pub(crate) const SLOW: Duration = Duration::from_secs(305);
 /// Limit of all other requests that run no tool.
 pub(crate) const QUICK: Duration = Duration::from_secs(30);
+/// The longest limit of a call: longer ones are as good as none for the clock.
+const MAX_LIMIT: Duration = Duration::from_hours(8760);
 /// Keys that one request says have been answered.
 const MAX_ANSWERED: usize = 64;
+/// Keys that are kept to be said; the server forgets the others after ten minutes.
+const MAX_KEPT: usize = 10_000;
 /// How often in a row the server may turn out to be another one.
 const MAX_RESTARTS: u32 = 3;
 
@@ -66,7 +70,10 @@ impl State {
 
     /// The answer of a key has arrived; the next request says so.
     pub(crate) fn has_arrived(&self, key: String) {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered.len() < MAX_KEPT {
+            answered.push(key);
+        }
     }
 
     fn known_server(&self) -> Option<Arc<Health>> {
@@ -83,10 +90,12 @@ pub(crate) trait Keyed: Serialize + Clone {
     fn key(&mut self) -> &mut Option<String>;
     fn incarnation(&mut self) -> &mut Option<String>;
     fn answered(&mut self) -> &mut Vec<String>;
+    /// Not so much time is left any more.
+    fn shorten(&mut self, left: Duration);
 }
 
 macro_rules! keyed {
-    ($($request:ident)*) => {
+    ($($request:ident: $shorten:expr;)*) => {
         $(impl Keyed for $request {
             fn key(&mut self) -> &mut Option<String> {
                 &mut self.idempotency_key
@@ -99,11 +108,24 @@ macro_rules! keyed {
             fn answered(&mut self) -> &mut Vec<String> {
                 &mut self.answered
             }
+
+            fn shorten(&mut self, left: Duration) {
+                let shorten: fn(&mut Self, Duration) = $shorten;
+                shorten(self, left);
+            }
         })*
     };
 }
 
-keyed! { ExecuteRequest BatchRequest }
+keyed! {
+    ExecuteRequest: |request, left| {
+        if let Some(timeout) = &mut request.timeout {
+            *timeout = timeout.min(left.as_secs_f64());
+        }
+    };
+    // Its limits are those of its actions, of which nobody knows which have run.
+    BatchRequest: |_, _| {};
+}
 
 /// A request that may be sent more than once.
 #[derive(Debug)]
@@ -111,9 +133,10 @@ pub(crate) struct Sending<R> {
     request: R,
     attempts: Attempts,
     /// The key, if the client chose it.
-    pub(crate) own_key: Option<String>,
+    own_key: Option<String>,
     may_repeat: bool,
     restarts: u32,
+    sent: u32,
 }
 
 /// What an answer says to who may send its request again.
@@ -143,7 +166,8 @@ impl<R: Keyed> Sending<R> {
         if client.retries > 0 {
             let server = client.server().await?;
             let has = |feature: &str| server.features.iter().any(|known| known == feature);
-            may_repeat = has("idempotency");
+            // One that cannot tell its starts apart would run again what an earlier one ran.
+            may_repeat = has("idempotency") && server.incarnation.is_some();
             if may_repeat && request.key().is_none() && has("acknowledge") {
                 own_key = Some(client.state.new_key());
                 request.key().clone_from(&own_key);
@@ -154,11 +178,38 @@ impl<R: Keyed> Sending<R> {
                 request.incarnation().clone_from(&server.incarnation);
             }
         }
-        Ok(Self { request, attempts, own_key, may_repeat, restarts: 0 })
+        Ok(Self { request, attempts, own_key, may_repeat, restarts: 0, sent: 0 })
     }
 
-    pub(crate) fn request(&self) -> &R {
+    /// The request, for an attempt.
+    pub(crate) fn attempt(&mut self) -> &R {
+        if self.attempts.may_have_arrived() {
+            let left = self.attempts.time_left().saturating_sub(MARGIN).max(Duration::from_millis(1));
+            self.request.shorten(left);
+        }
+        self.attempts.begin();
+        self.sent += 1;
         &self.request
+    }
+
+    /// The attempt was taken.
+    pub(crate) fn was_taken(&mut self) {
+        self.attempts.learn(true);
+    }
+
+    /// The key to acknowledge: of a request that cannot arrive once more.
+    pub(crate) fn finished_key(&self) -> Option<String> {
+        self.own_key.clone().filter(|_| !self.attempts.may_have_arrived())
+    }
+
+    /// The last outcome, with what earlier attempts may have done.
+    pub(crate) fn give_up<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| self.attempts.give_up(error))
+    }
+
+    /// How often it was sent.
+    pub(crate) fn attempts_made(&self) -> u32 {
+        self.sent
     }
 
     /// Whether it may arrive twice.
@@ -179,24 +230,33 @@ impl<R: Keyed> Sending<R> {
             Ok(reply) => reply,
             Err(error) => return Ok(self.attempts.after(error, self.may_repeat) && self.attempts.another(None).await),
         };
-        if reply.status == StatusCode::CONFLICT && self.request.incarnation().is_some() && reply.is_of_another_start() {
+        if reply.status == StatusCode::CONFLICT && self.may_repeat && reply.is_of_another_start() {
+            self.attempts.learn(false);
             return self.meet_another_start(client).await;
         }
-        let refused = is_passing(reply.status) && reply.was_not_executed().unwrap_or(self.may_repeat);
-        Ok(refused && self.attempts.another(reply.retry_after).await)
+        if !is_passing(reply.status) {
+            self.attempts.learn(false);
+            return Ok(false);
+        }
+        let not_executed = reply.was_not_executed();
+        // What is in the way may have passed it on before it said so.
+        self.attempts.learn(not_executed != Some(true));
+        Ok(not_executed.unwrap_or(self.may_repeat) && self.attempts.another(reply.retry_after).await)
     }
 
     /// The server was started anew since the client learned what it is: nothing of this request ran there.
     async fn meet_another_start(&mut self, client: &HttpServiceClient) -> Result<bool> {
-        if self.attempts.sent {
+        // What is asked for from now on is meant for this one.
+        client.state.set_server(None);
+        if self.attempts.may_have_arrived() {
             let why = "the server was restarted after the request was sent, and whether its tool ran is not known";
             return Err(ClientError::Connection { url: client.url.clone(), why: why.to_owned(), sent: true });
         }
-        if self.restarts == MAX_RESTARTS {
+        // Under a key of the caller's an earlier call may have run.
+        if self.own_key.is_none() || self.restarts == MAX_RESTARTS {
             return Ok(false);
         }
         self.restarts += 1;
-        client.state.set_server(None);
         self.request.incarnation().clone_from(&client.server().await?.incarnation);
         Ok(true)
     }
@@ -225,20 +285,17 @@ impl HttpServiceClient {
         if let Some(server) = self.state.known_server() {
             return Ok(server);
         }
-        let server = Arc::new(match self.health().await {
-            Ok(health) => health,
-            // Whatever it is, it promises nothing.
-            Err(ClientError::Protocol { .. } | ClientError::Failed(_)) => Health {
-                status: String::new(),
-                timestamp: String::new(),
-                title: String::new(),
-                version: String::new(),
-                incarnation: None,
-                features: Vec::new(),
-            },
+        let (health, lasting) = match self.health().await {
+            Ok(health) => (health, true),
+            // Whatever it is, it promises nothing; what is in the way of a server that boots, only for now.
+            Err(ClientError::Protocol { status, .. }) => (Health::default(), status < 500 && status != 429),
+            Err(ClientError::Failed(_)) => (Health::default(), false),
             Err(error) => return Err(error),
-        });
-        self.state.set_server(Some(server.clone()));
+        };
+        let server = Arc::new(health);
+        if lasting {
+            self.state.set_server(Some(server.clone()));
+        }
         Ok(server)
     }
 
@@ -250,15 +307,16 @@ impl HttpServiceClient {
         let mut sending = Sending::new(self, request, limit).await?;
         let url = format!("{}{route}", self.api);
         loop {
-            let body = self.http.post(&url).json(sending.request());
-            let outcome = self.once(body, sending.time_left()).await;
+            let left = sending.time_left();
+            let body = self.http.post(&url).json(sending.attempt());
+            let outcome = self.once(body, left).await;
             if sending.again(self, &outcome).await? {
                 continue;
             }
-            if let (Ok(_), Some(key)) = (&outcome, sending.own_key) {
+            if let (Ok(_), Some(key)) = (&outcome, sending.finished_key()) {
                 self.state.has_arrived(key);
             }
-            return outcome;
+            return sending.give_up(outcome);
         }
     }
 
@@ -267,18 +325,31 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer.
     pub(crate) async fn ask(&self, request: impl Fn() -> RequestBuilder, limit: Duration) -> Result<Reply> {
+        self.ask_for(request, limit, true).await
+    }
+
+    /// Asks for something; for what must not arrive twice only until it may have arrived.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(crate) async fn ask_for(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        limit: Duration,
+        may_repeat: bool,
+    ) -> Result<Reply> {
         let mut attempts = Attempts::new(self.retries, Instant::now() + limit);
         loop {
             let outcome = self.once(request(), attempts.time_left()).await;
             let again = match &outcome {
                 Ok(reply) => {
-                    let refused = is_passing(reply.status) && reply.was_not_executed().unwrap_or(true);
+                    let refused = is_passing(reply.status) && reply.was_not_executed().unwrap_or(may_repeat);
                     refused && attempts.another(reply.retry_after).await
                 }
-                Err(error) => attempts.after(error, true) && attempts.another(None).await,
+                Err(error) => attempts.after(error, may_repeat) && attempts.another(None).await,
             };
             if !again {
-                return outcome;
+                return outcome.map_err(|error| attempts.give_up(error));
             }
         }
     }
@@ -315,7 +386,7 @@ impl HttpServiceClient {
 
     fn signed(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.bearer_auth(token.as_str()),
             None => request,
         }
     }
@@ -346,10 +417,18 @@ impl HttpServiceClient {
     }
 
     /// How long the server may take for a call, and how long it is waited for.
-    pub(crate) fn limits(&self, named: Option<f64>) -> (Option<f64>, Duration) {
-        let seconds = named.or(self.timeout.map(|timeout| timeout.as_secs_f64()));
-        // What is no time is refused by the server, in better words.
-        let limit = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(LONGEST_CALL);
-        (seconds, limit.min(LONGEST_CALL) + MARGIN)
+    ///
+    /// # Errors
+    /// What is named is no time.
+    pub(crate) fn limits(&self, named: Option<f64>) -> Result<(Option<f64>, Duration)> {
+        let Some(seconds) = named.or(self.timeout.map(|timeout| timeout.as_secs_f64())) else {
+            return Ok((None, LONGEST_CALL + MARGIN));
+        };
+        // JSON has no other numbers, and no limit at all would take their place.
+        let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero());
+        let limit = limit.ok_or_else(|| {
+            ClientError::Invalid(format!("timeout: expected a positive number of seconds, found {seconds}"))
+        })?;
+        Ok((Some(seconds), limit.min(MAX_LIMIT) + MARGIN))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use sandbox_types::{BatchRequest, ErrorCode, ExecuteRequest, TraceId, WorkerId};
+use sandbox_types::{BatchRequest, ErrorCode, ExecuteRequest, Meta, TraceId, WorkerId};
 use serde_json::value::RawValue;
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -18,6 +18,9 @@ use crate::{
     supervise::caught,
     transfer::Transfer,
 };
+
+/// Keys that one request may acknowledge.
+const MAX_ACKNOWLEDGED: usize = 1_000;
 
 /// A run that has begun, or was found.
 struct Opened {
@@ -191,7 +194,8 @@ impl ToolExecutor {
         if keys.is_empty() {
             return;
         }
-        for run in self.idempotency.acknowledge(worker, keys) {
+        // More than a client that says so with each request can have.
+        for run in self.idempotency.acknowledge(worker, &keys[..keys.len().min(MAX_ACKNOWLEDGED)]) {
             self.runs.forget(worker, &run);
         }
     }
@@ -330,7 +334,8 @@ impl ToolExecutor {
                     Ok(answer) => answer,
                     Err(_) => {
                         let message = "the request with this idempotency_key is still running";
-                        let meta = meta(None, new_trace(), arrival, Vec::new());
+                        // It may have been entered: nobody may take it for one that was not.
+                        let meta = Meta { executed: true, ..meta(None, new_trace(), arrival, Vec::new()) };
                         return Arc::new(failure(&ToolError::new(ErrorCode::TIMEOUT_ERROR, message), meta));
                     }
                 },

@@ -67,6 +67,8 @@ pub use faults::{Fault, Point};
 
 /// How long, on the clock of the world, something may take before the test is told that it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the end of a harness may take on the clock of the world: a fault may hang for ever.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// How often tasks get a turn before it is said that they have nothing to do.
 const TURNS: usize = 64;
 /// The most steps in which a virtual clock goes on.
@@ -111,12 +113,14 @@ impl HarnessBuilder {
     /// The harness; resources start on their first use.
     ///
     /// # Panics
-    /// The configuration is wrong: every fault of it is named.
+    /// The configuration is wrong: every fault of it is named. Or it is called within a runtime, as of `#[tokio::test]`.
     #[expect(clippy::panic, clippy::expect_used, reason = "a test without its harness has failed")]
     pub fn start(self) -> Harness {
         let mut linked = Linked::discover();
         let faults = Arc::new(Faults::default());
         linked.wrap(|backend| faults::wrap(backend, &faults));
+        let within = "a harness has a runtime of its own: expected a plain `#[test]`, found one within a runtime";
+        assert!(tokio::runtime::Handle::try_current().is_err(), "{within}");
         let Self { resources, apis, server, virtual_clock } = self;
         let document = json!({ "server": server, "resources": resources, "apis": apis }).to_string();
         let config = match Loader::new(&linked).text(document, FileFormat::Json).load() {
@@ -214,7 +218,8 @@ impl Harness {
         self.executor.resources().iter().map(|resource| resource.sessions).sum()
     }
 
-    /// The sessions that have ended, in the order of their cleanups: resource, and why.
+    /// The sessions that have ended, in the order of their cleanups: resource, and why. On the clock of the world cleanups
+    /// take their time: [`expect_sessions`](Self::expect_sessions) waits for them.
     pub fn ended(&self) -> Vec<(String, EndReason)> {
         self.settle();
         self.faults.ended()
@@ -265,11 +270,14 @@ impl Harness {
 impl Drop for Harness {
     fn drop(&mut self) {
         // Cleanups that wait for time get it.
-        drop(self.hold_clock.take());
+        let limit = if self.hold_clock.take().is_some() { Duration::from_mins(5) } else { END_LIMIT };
         let Some(runtime) = self.runtime.take() else { return };
         let executor = self.executor.clone();
-        let ending = runtime.spawn(async move { executor.shutdown(Duration::ZERO, true).await });
-        runtime.block_on(async { drop(ending.await) });
+        let ending = async move { tokio::time::timeout(limit, executor.shutdown(Duration::ZERO, true)).await };
+        let ending = runtime.spawn(ending);
+        if tokio::runtime::Handle::try_current().is_err() {
+            runtime.block_on(async { drop(ending.await) });
+        }
         // A fault may hang for ever.
         runtime.shutdown_background();
     }

@@ -100,7 +100,7 @@ fn who_comes_at_once_shares_one_server() {
         .map(|_| {
             let settings = place.builder();
             thread::spawn(move || {
-                let sandbox = blocking::Sandbox::from(settings.build().unwrap());
+                let sandbox = blocking::Builder::from(settings).build().unwrap();
                 sandbox.start().unwrap();
                 let incarnation = sandbox.client().unwrap().health().unwrap().incarnation;
                 (sandbox, incarnation.unwrap())
@@ -122,7 +122,7 @@ fn a_client_that_is_killed() {
     let folder = tempfile::TempDir::new_in(&place).unwrap();
     let settings = Place { folder, port };
     let builder = settings.builder().runtime_dir(Path::new(&place).join("run"));
-    let sandbox = blocking::Sandbox::from(builder.config(Path::new(&place).join("config.json")).build().unwrap());
+    let sandbox = blocking::Builder::from(builder.config(Path::new(&place).join("config.json"))).build().unwrap();
     sandbox.start().unwrap();
     sandbox.create_session("probe").unwrap();
     println!("started");
@@ -143,8 +143,8 @@ fn a_client_that_is_killed_leaves_no_server() {
     until("a server is there", || place.announced().is_some());
     let pid = place.pid();
     // Until it is used, or it would be another one's start that is cut.
-    let probe = Sandbox::builder().url(format!("http://127.0.0.1:{}", place.port)).auto_start(false).build().unwrap();
-    let probe = blocking::Sandbox::from(probe);
+    let probe = Sandbox::builder().url(format!("http://127.0.0.1:{}", place.port)).auto_start(false);
+    let probe = blocking::Builder::from(probe).build().unwrap();
     until("it has its session", || {
         probe.client().is_ok_and(|client| client.ready().is_ok_and(|ready| ready.total_sessions == 1))
     });
@@ -235,5 +235,42 @@ async fn a_detached_server_stays_and_a_killed_one_is_told_of() {
     assert_eq!(error.reason(), Some("server_restarted"), "{error}");
     let pid = place.pid();
     drop(next);
+    until("it ends", || !runs(pid));
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_leaves_nothing_half_made() {
+    let place = Place::new();
+    for patience_ms in [5, 30, 100] {
+        let sandbox = place.builder().build().unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(patience_ms), sandbox.start()).await;
+    }
+    let sandbox = place.builder().build().unwrap();
+    sandbox.start().await.unwrap();
+    assert_eq!(sandbox.url().unwrap(), format!("http://127.0.0.1:{}", place.port));
+    let pid = place.pid();
+    // One that has ended meanwhile is replaced by who starts again.
+    signal(pid, 9);
+    until("it is gone", || !runs(pid));
+    assert!(sandbox.tools().await.is_err());
+    sandbox.start().await.unwrap();
+    assert!(sandbox.tools().await.is_ok());
+    let pid = place.pid();
+    drop(sandbox);
+    until("it ends", || !runs(pid));
+}
+
+#[tokio::test]
+async fn two_names_of_one_address_are_one_server() {
+    let place = Place::new();
+    let first = place.builder().build().unwrap();
+    first.start().await.unwrap();
+    let pid = place.pid();
+    let second = place.builder().url(format!("http://localhost:{}", place.port)).build().unwrap();
+    second.start().await.unwrap();
+    first.close().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(second.tools().await.is_ok() && runs(pid), "it is kept by the one with the other name");
+    second.close().await;
     until("it ends", || !runs(pid));
 }

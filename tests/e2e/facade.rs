@@ -31,6 +31,10 @@ enum Fate {
     Passes,
     /// It arrives, and nobody hears of its answer.
     IsCutAfterDelivery,
+    /// It arrives, and what is in the way says that it could not reach the server.
+    IsDenied,
+    /// It arrives, and only the head of its answer comes back.
+    HasOnlyItsHead,
 }
 
 /// A way to a server that decides on each request to run a tool; where it leads, and how many of these it has seen.
@@ -65,9 +69,14 @@ fn pass(mut client: TcpStream, leads: &Mutex<SocketAddr>, executes: &AtomicUsize
     let mut server = TcpStream::connect(*leads.lock().unwrap()).unwrap();
     server.write_all(&request).unwrap();
     let answer = whole_answer(&mut server);
-    if fate == Fate::Passes {
-        let _ = client.write_all(&answer);
-    }
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+    let passed = match fate {
+        Fate::Passes => &answer[..],
+        Fate::IsCutAfterDelivery => b"",
+        Fate::IsDenied => b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        Fate::HasOnlyItsHead => &answer[..head],
+    };
+    let _ = client.write_all(passed);
     let _ = client.shutdown(Shutdown::Both);
 }
 
@@ -131,28 +140,79 @@ async fn a_cut_connection_neither_loses_a_call_nor_runs_it_twice() {
     assert!(matches!(error, ClientError::Connection { sent: true, .. }), "{error}");
 }
 
+/// How often a tool ran on a server, by what it logs.
+fn ran(server: &Server, tool: &str) -> usize {
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    log.lines().filter(|line| line.contains(&format!("tool=\"{tool}\"")) && line.contains("code=0")).count()
+}
+
 #[tokio::test]
 async fn a_call_that_a_server_took_with_it_is_not_run_by_the_next_one() {
-    let (first, second) = (Server::probe(), Server::probe());
-    let to_second = second.address;
-    let way = way(first.address, |number| if number == 1 { Fate::IsCutAfterDelivery } else { Fate::Passes });
-    let sandbox = sandbox(way.address, "w");
-    assert_eq!(sandbox.call::<Value>("probe:free", json!({})).await.unwrap(), Value::Null);
-    let moved = thread::spawn({
-        let (to, executes) = (way.to.clone(), way.executes.clone());
-        move || {
-            until("it was delivered", || executes.load(Ordering::SeqCst) == 2);
-            *to.lock().unwrap() = to_second;
-        }
-    });
-    let error = sandbox.call::<Value>("probe:wait", json!({ "ms": 100 })).await.unwrap_err();
-    moved.join().unwrap();
-    assert!(matches!(error, ClientError::Connection { sent: true, .. }), "{error}");
-    assert!(error.to_string().contains("restarted"), "{error}");
-    // One that was not delivered is: that the server is another one changes nothing.
-    assert_eq!(sandbox.call::<Value>("probe:free", json!({})).await.unwrap(), Value::Null);
-    *way.to.lock().unwrap() = first.address;
-    assert_eq!(sandbox.call::<Value>("probe:free", json!({})).await.unwrap(), Value::Null);
+    for fate in [Fate::IsCutAfterDelivery, Fate::IsDenied, Fate::HasOnlyItsHead] {
+        let (first, second) = (Server::probe(), Server::probe());
+        let to_second = second.address;
+        let way = way(first.address, move |number| if number == 1 { fate } else { Fate::Passes });
+        let sandbox = sandbox(way.address, "w");
+        assert_eq!(sandbox.call::<Value>("probe:free", json!({})).await.unwrap(), Value::Null);
+        let moved = thread::spawn({
+            let (to, executes) = (way.to.clone(), way.executes.clone());
+            move || {
+                until("it was delivered", || executes.load(Ordering::SeqCst) == 2);
+                *to.lock().unwrap() = to_second;
+            }
+        });
+        let request = sandbox.request("probe:wait", json!({ "ms": 100 })).unwrap();
+        let error = if fate == Fate::HasOnlyItsHead {
+            let mut stream = sandbox.stream_request(&request).await.unwrap();
+            stream.next().await.unwrap_err()
+        } else {
+            sandbox.execute_request(&request).await.unwrap_err()
+        };
+        moved.join().unwrap();
+        assert!(error.may_have_run() && error.to_string().contains("restarted"), "{error}");
+        assert_eq!((ran(&first, "probe:wait"), ran(&second, "probe:wait")), (1, 0));
+        // One that was not delivered is run: that the server is another one changes nothing.
+        assert_eq!(sandbox.call::<Value>("probe:free", json!({})).await.unwrap(), Value::Null);
+        *way.to.lock().unwrap() = first.address;
+        assert_eq!(sandbox.call::<Value>("probe:free", json!({})).await.unwrap(), Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn what_earlier_attempts_may_have_done_is_said_of_the_last_one_too() {
+    let server = Server::probe();
+    let sandbox = sandbox(server.address, "w");
+    let calling = sandbox.clone();
+    let call = tokio::spawn(async move { calling.call::<Value>("probe:wait", json!({ "ms": 20_000 })).await });
+    let observer = sandbox.client().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while observer.runs().await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.signal(9);
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Connection { sent: true, .. }) && error.may_have_run(), "{error}");
+    let error = sandbox.call::<Value>("probe:free", json!({})).await.unwrap_err();
+    assert!(!error.may_have_run(), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_of_the_callers_is_held_to_the_start_that_it_names() {
+    let server = Server::probe();
+    let client = sandbox(server.address, "w").client().await.unwrap();
+    let mut request = client.request("probe:free", json!({})).unwrap();
+    request.idempotency_key = Some("mine".into());
+    request.incarnation = Some("another".into());
+    let answer = client.execute_request(&request).await.unwrap();
+    assert_eq!((answer.code.number(), answer.meta.executed), (4009, false));
+    assert_eq!(answer.error.unwrap().reason.as_deref(), Some("server_restarted"));
+    request.incarnation = None;
+    let answers = [client.execute_request(&request).await.unwrap(), client.execute_request(&request).await.unwrap()];
+    assert_eq!(answers[0].meta.trace_id, answers[1].meta.trace_id, "the second is the first one's");
+    assert_eq!(ran(&server, "probe:free"), 1);
+    request.timeout = Some(f64::NAN);
+    assert!(matches!(client.execute_request(&request).await.unwrap_err(), ClientError::Invalid(_)));
 }
 
 #[tokio::test]
@@ -389,4 +449,49 @@ fn the_twin_works_on_threads_without_a_runtime_and_within_one() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { work("within") });
+}
+
+#[test]
+fn a_guard_that_is_dropped_with_its_runtime_ends_its_session() {
+    let server = Server::probe();
+    for multi in [false, true] {
+        let sandbox = sandbox(server.address, "w");
+        let mut runtime = if multi {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
+        };
+        let runtime = runtime.enable_all().build().unwrap();
+        runtime.block_on(async {
+            let guard = sandbox.session("probe").await.unwrap();
+            guard.call::<u64>("add", json!({})).await.unwrap();
+        });
+        drop(runtime);
+        let left = || server.post("/session/list", &json!({ "worker_id": "w" })).data()["count"] != 0;
+        until("its session is destroyed", || !left());
+        // One whose making nobody waits for.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let slow = NewSession::of("probe").config(json!({ "initialize_ms": 500 })).unwrap();
+        let cut = runtime.block_on(async {
+            sandbox.start().await.unwrap();
+            tokio::time::timeout(Duration::from_millis(200), sandbox.session(slow)).await
+        });
+        assert!(cut.is_err());
+        thread::sleep(Duration::from_millis(700));
+        until("that is destroyed too", || !left());
+    }
+}
+
+#[test]
+fn the_twin_does_not_wait_for_connections_of_a_runtime_that_waits_for_it() {
+    let server = Server::probe();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = sandbox(server.address, "w").client().await.unwrap();
+        assert!(client.health().await.is_ok(), "its connection is kept");
+        let begun = Instant::now();
+        let twin = blocking::HttpServiceClient::of(&client).unwrap();
+        assert!(twin.execute("probe:free", json!({})).unwrap().success);
+        assert!(begun.elapsed() < Duration::from_secs(4));
+    });
 }

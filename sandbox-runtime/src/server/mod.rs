@@ -208,26 +208,23 @@ impl HttpServiceServerBuilder {
         let control = control.map(|listener| Control::start(listener, parts.clone())).transpose();
         let control = control.map_err(ServerError::Http)?;
         let control_address = control.as_ref().map(Control::address);
+        // Before anybody is answered: who finds the server knows then whom it is for.
+        let announced = match (lifeline, activity) {
+            (Some(lifeline), Some(activity)) => {
+                let folder = lifeline.folder.display().to_string();
+                let held = lifeline.hold(address, activity, executor, stop.clone());
+                Some(held.map_err(|error| ServerError::Lifeline { folder, error })?)
+            }
+            _ => None,
+        };
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("sandbox-http".into())
             .spawn(move || serve(&config, listener, parts, control, host, stops, &ready))
             .map_err(ServerError::Http)?;
-        let mut announced = None;
         // A sender that is gone means that the thread ended: `join` has its error.
         if is_ready.recv().is_ok() {
             tracing::info!(%address, "listening");
-            if let (Some(lifeline), Some(activity)) = (lifeline, activity) {
-                let folder = lifeline.folder.display().to_string();
-                match lifeline.hold(address, activity, executor, stop.clone()) {
-                    Ok(held) => announced = Some(held),
-                    Err(error) => {
-                        let server = HttpServiceServer { address, control: control_address, stop, thread, announced };
-                        server.stop()?;
-                        return Err(ServerError::Lifeline { folder, error });
-                    }
-                }
-            }
             if let Some(on_listening) = on_listening {
                 on_listening(address);
             }

@@ -31,6 +31,11 @@
 //! # }
 //! ```
 
+// Its sample is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/usage.md")]
+struct Usage;
+
 mod background;
 pub mod blocking;
 mod builder;

@@ -9,6 +9,11 @@
 
 extern crate self as sandbox_runtime;
 
+// Its samples are compiled, and run where they say something.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../../docs/authoring.md")]
+struct Authoring;
+
 pub mod answer;
 pub mod backend;
 pub mod bytes;

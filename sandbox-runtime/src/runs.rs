@@ -326,7 +326,8 @@ impl Shard {
         // What a run has said may still be asked for.
         let is_it = |run: &Run| run.id() == Some(id) && !run.events().is_recording();
         let of_this = |number: &u64| mine.runs.get(number).is_some_and(|kept| is_it(&kept.run));
-        let number = mine.answered.remove(mine.answered.iter().position(of_this)?)?;
+        // It is among the latest.
+        let number = mine.answered.remove(mine.answered.iter().rposition(of_this)?)?;
         let forgotten = mine.forget(number, budget);
         self.drop_if_empty(worker);
         forgotten

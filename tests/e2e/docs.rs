@@ -313,6 +313,59 @@ fn every_route_is_described_and_every_described_route_is_there() {
     }
 }
 
+/// The first block of a language in a document.
+fn sample(document: &str, language: &str) -> String {
+    let block = document.split(&format!("```{language}\n")).nth(1).unwrap();
+    block.split("```").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_samples_of_usage_run() {
+    let server = Server::start(&json!({ "resources": { "bash": {} } }));
+    let python = sample(include_str!("../../docs/usage.md"), "python");
+    let python = python.replace("http://127.0.0.1:18890", &format!("http://{}", server.address));
+    let output = std::process::Command::new("/usr/bin/python3").args(["-c", &python]).output().unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(said.starts_with("/tmp\n42\n") && said.contains("4000"), "{output:?}");
+    assert!(said.contains("['command']"), "{said}");
+}
+
+/// What the compiler says of each mistake: the message and the line that it points at.
+fn macro_errors() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sandbox-macros/tests/ui");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "stderr"));
+    files.sort();
+    let mut rows = BTreeMap::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for block in text.split("\n\n") {
+            let Some(message) = block.strip_prefix("error").and_then(|rest| rest.split_once(": ")) else { continue };
+            let message = message.1.lines().next().unwrap();
+            // `10 |     async fn ..`, the first line that is shown of the source.
+            let shown = block.lines().find_map(|line| {
+                let (number, code) = line.split_once('|')?;
+                number.trim().parse::<u32>().ok().map(|_| code.trim())
+            });
+            rows.entry(message.to_owned()).or_insert_with(|| shown.unwrap_or_default().to_owned());
+        }
+    }
+    let mut out =
+        "# What the macros say\n\nWritten by `just golden` from the tests of `sandbox-macros`: each message, and \
+                   the line that it points at.\n\n| the compiler says | of |\n|---|---|\n"
+            .to_owned();
+    for (message, line) in rows {
+        let code = if line.is_empty() { String::new() } else { format!("`` {} ``", line.replace('|', "\\|")) };
+        writeln!(out, "| {} | {code} |", message.replace('|', "\\|").replace('<', "&lt;")).unwrap();
+    }
+    out
+}
+
+#[test]
+fn golden_macro_errors() {
+    is_fresh("docs/macro-errors.md", &macro_errors());
+}
+
 /// The keys of an object of the configuration, with their defaults.
 fn keys(schema: &Value, definitions: &Value, prefix: &str, out: &mut String) {
     for (name, key) in schema["properties"].as_object().into_iter().flatten() {

@@ -15,7 +15,7 @@
 //! The calls run on a thread of this crate's own; the one that makes them waits, also inside of a runtime, whose other tasks
 //! on that thread wait with it.
 
-use std::{collections::BTreeMap, sync::mpsc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::mpsc, time::Duration};
 
 use sandbox_types::{
     BatchRequest, BatchResult, CreateSession, DestroySession, DestroyedSession, Envelope, ExecuteRequest, Health,
@@ -25,9 +25,10 @@ use sandbox_types::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Cancellation, NewSession, RunEvent, SandboxBuilder, Sessions, Which, background,
+    Cancellation, NewSession, RunEvent, SandboxBuilder, Sessions, Upload, Which, background,
     client::result,
     error::{ClientError, Result},
+    sandbox::checked,
 };
 
 /// How long the drop of a session waits until it is destroyed.
@@ -324,6 +325,34 @@ impl Sandbox {
     pub fn stream(&self, action: &str, params: impl Serialize) -> Result<RunStream> {
         let (inner, request) = (self.inner.clone(), self.request(action, params)?);
         wait(async move { inner.stream_request(&request).await }).map(RunStream::new)
+    }
+
+    /// [`Sandbox::upload`](crate::Sandbox::upload) of a file, waited for.
+    ///
+    /// # Errors
+    /// As there, or the file cannot be read.
+    pub fn upload_file(
+        &self,
+        action: &str,
+        params: impl Serialize,
+        parameter: &str,
+        path: impl AsRef<Path>,
+    ) -> Result<Envelope> {
+        let (inner, request) = (self.inner.clone(), self.request(action, params)?);
+        let (parameter, path) = (parameter.to_owned(), path.as_ref().to_owned());
+        let answer =
+            wait(async move { inner.client().await?.upload(&request, &parameter, Upload::file(path).await?).await })?;
+        checked(answer)
+    }
+
+    /// [`Sandbox::download`](crate::Sandbox::download) into a file, waited for; how many bytes it has.
+    ///
+    /// # Errors
+    /// As there, or the file cannot be written.
+    pub fn download_file(&self, action: &str, params: impl Serialize, path: impl AsRef<Path>) -> Result<u64> {
+        let (inner, request) = (self.inner.clone(), self.request(action, params)?);
+        let path = path.as_ref().to_owned();
+        wait(async move { inner.client().await?.download(&request).await?.save(path).await })
     }
 
     /// [`Sandbox::destroy_session`](crate::Sandbox::destroy_session), waited for.

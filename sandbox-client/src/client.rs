@@ -299,10 +299,7 @@ impl HttpServiceClient {
     /// # Errors
     /// There is no answer, or there is no such tool.
     pub async fn tool(&self, name: &str) -> Result<ToolInfo> {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["api", "v1", "tools", name, "schema"]);
-        }
+        let url = self.route(&["tools", name, "schema"]);
         self.bare(|| self.http.get(url.clone()), QUICK).await
     }
 
@@ -389,6 +386,15 @@ impl HttpServiceClient {
     async fn post(&self, route: &str, body: &impl Serialize, limit: Duration) -> Result<Envelope> {
         let reply = self.ask(|| self.http.post(format!("{}{route}", self.api)).json(body), limit).await?;
         self.envelope(&reply)
+    }
+
+    /// The address of a route with these parts, which may hold anything.
+    pub(crate) fn route(&self, parts: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1"]).extend(parts);
+        }
+        url
     }
 
     /// The address below `/runs` of these parts, and how the request says whose runs are meant.

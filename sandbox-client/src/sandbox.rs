@@ -1,30 +1,22 @@
 //! The facade: a server, a worker and its sessions in one hand.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbox_types::{
-    BatchAction, BatchRequest, BatchResult, CreatedSession, DestroySession, DestroyedSession, Envelope, ErrorCode,
-    ExecuteRequest, RefreshAnswer, RefreshSessions, Refreshed, SessionId, SessionInfo, SessionList, ShutdownBegun,
-    ShutdownRequest, ToolInfo, WarmupAnswer, WarmupStatus, WorkerId, WorkerStatus,
+    BatchAction, BatchRequest, BatchResult, DestroyedSession, Envelope, ErrorCode, ExecuteRequest, RefreshAnswer,
+    RefreshSessions, Refreshed, SessionInfo, SessionList, ShutdownBegun, ShutdownRequest, ToolInfo, WarmupAnswer,
+    WarmupStatus, WorkerId, WorkerStatus,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use tokio::{
-    task::AbortHandle,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    RunStream, background,
+    Download, RunStream, Upload,
     builder::SandboxBuilder,
     client::{HttpServiceClient, data, is_missing, result, to_raw},
     error::{ClientError, Result},
+    inner::{Inner, warm_up},
     session::Session,
     spec::{NewSession, SessionName, Sessions, Which},
     start,
@@ -45,45 +37,6 @@ pub struct Sandbox {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Inner {
-    /// Of the address that was given; a server that had to be started may be at another one.
-    given: HttpServiceClient,
-    settings: SandboxBuilder,
-    /// Held while a server is looked for.
-    starting: tokio::sync::Mutex<()>,
-    phase: Mutex<Phase>,
-    sessions: Mutex<HashMap<SessionName, SessionId>>,
-    /// A client for the runtime of this crate, made when it is first needed.
-    apart: OnceLock<HttpServiceClient>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    New,
-    Open(Box<Open>),
-    Closed,
-}
-
-#[derive(Debug)]
-struct Open {
-    client: HttpServiceClient,
-    /// Keeps a server that was started for this client.
-    _lifeline: Option<File>,
-    log: Option<PathBuf>,
-    heartbeat: Option<Beat>,
-}
-
-/// Ends the heartbeat when it is dropped.
-#[derive(Debug)]
-struct Beat(AbortHandle);
-
-impl Drop for Beat {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Sandbox {
     /// What a sandbox is made of.
     pub fn builder() -> SandboxBuilder {
@@ -91,15 +44,7 @@ impl Sandbox {
     }
 
     pub(crate) fn new(given: HttpServiceClient, settings: SandboxBuilder) -> Self {
-        let inner = Inner {
-            given,
-            settings,
-            starting: tokio::sync::Mutex::default(),
-            phase: Mutex::new(Phase::New),
-            sessions: Mutex::default(),
-            apart: OnceLock::new(),
-        };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(Inner::new(given, settings)) }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -117,15 +62,12 @@ impl Sandbox {
 
     /// Who this sandbox is to the server.
     pub fn worker_id(&self) -> &WorkerId {
-        self.inner.given.worker()
+        self.inner.worker()
     }
 
     /// The address of the server; none before it was found, and after the end.
     pub fn url(&self) -> Option<String> {
-        match &*self.inner.phase() {
-            Phase::Open(open) => Some(open.client.url().to_owned()),
-            Phase::New | Phase::Closed => None,
-        }
+        self.inner.server().map(|(url, _)| url)
     }
 
     /// A client with one method for each route of the server.
@@ -319,6 +261,36 @@ impl Sandbox {
         begun
     }
 
+    /// Runs a tool whose parameter `parameter` is an upload; its whole answer.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub async fn upload(
+        &self,
+        action: &str,
+        params: impl Serialize,
+        parameter: &str,
+        upload: Upload,
+    ) -> Result<Envelope> {
+        let request = self.request(action, params)?;
+        let answer = self.client().await?.upload(&request, parameter, upload).await?;
+        self.inner.note_gone(&request, answer.code);
+        checked(answer)
+    }
+
+    /// Runs a tool whose result is bytes, to be read as they come.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub async fn download(&self, action: &str, params: impl Serialize) -> Result<Download> {
+        let request = self.request(action, params)?;
+        let begun = self.client().await?.download(&request).await;
+        if let Err(error) = &begun {
+            self.inner.note_gone(&request, error.code().unwrap_or(ErrorCode::SUCCESS));
+        }
+        begun
+    }
+
     /// Destroys sessions: `"vm"`, `"vm/second"`, several, or all of the worker's. Their cleanup goes on behind.
     ///
     /// # Errors
@@ -333,7 +305,7 @@ impl Sandbox {
                 }
             }
             Which::All => {
-                self.inner.sessions().clear();
+                self.inner.forget_sessions();
                 for session in self.list_sessions().await? {
                     match data(client.destroy_session_id(&session.session_id).await?, client.url()) {
                         Err(error) if !is_missing(&error) => return Err(error),
@@ -406,9 +378,7 @@ impl Sandbox {
     /// Ends connections and heartbeat, and leaves the sessions to their time to live. A server that was started for its clients
     /// ends soon after the last of them.
     pub async fn close(&self) {
-        let _no_start = self.inner.starting.lock().await;
-        let before = std::mem::replace(&mut *self.inner.phase(), Phase::Closed);
-        drop(before);
+        self.inner.close().await;
     }
 
     /// Ends the server, after its calls, and waits until it has; the sandbox is closed then.
@@ -424,7 +394,7 @@ impl Sandbox {
             sleep(Duration::from_millis(50)).await;
         }
         self.close().await;
-        self.inner.sessions().clear();
+        self.inner.forget_sessions();
         Ok(begun)
     }
 
@@ -434,210 +404,10 @@ impl Sandbox {
     /// [`ClientError::Invalid`] when the server was not started so, or its log cannot be read.
     pub async fn server_log(&self) -> Result<String> {
         self.client().await?;
-        let log = match &*self.inner.phase() {
-            Phase::Open(open) => open.log.clone(),
-            Phase::New | Phase::Closed => None,
-        };
+        let log = self.inner.server().and_then(|(_, log)| log);
         let log = log.ok_or_else(|| ClientError::Invalid("no client has started this server".to_owned()))?;
         start::log_end(&log).map_err(|error| ClientError::Invalid(format!("the log cannot be read: {error}")))
     }
-}
-
-impl Inner {
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, HashMap<SessionName, SessionId>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The client of the server, which is looked for if it was not yet.
-    pub(crate) async fn client(self: &Arc<Self>) -> Result<HttpServiceClient> {
-        if let Some(client) = self.open_client()? {
-            return Ok(client);
-        }
-        Box::pin(self.start(false)).await?;
-        self.open_client()?.ok_or(ClientError::Closed)
-    }
-
-    fn open_client(&self) -> Result<Option<HttpServiceClient>> {
-        match &*self.phase() {
-            Phase::Open(open) => Ok(Some(open.client.clone())),
-            Phase::New => Ok(None),
-            Phase::Closed => Err(ClientError::Closed),
-        }
-    }
-
-    async fn start(self: &Arc<Self>, reopen: bool) -> Result<()> {
-        let _one = self.starting.lock().await;
-        let open = match &*self.phase() {
-            Phase::Open(open) => Some(open.client.clone()),
-            Phase::Closed if !reopen => return Err(ClientError::Closed),
-            Phase::New | Phase::Closed => None,
-        };
-        if let Some(client) = open {
-            // It may have ended since.
-            if !reopen || start::takes_calls(&client).await {
-                return Ok(());
-            }
-            *self.phase() = Phase::New;
-        }
-        let found = if self.settings.auto_start && self.given.is_local() {
-            start::find_or_start(&self.given, &self.settings.start).await?
-        } else {
-            self.given.health().await?;
-            start::Found { client: self.given.clone(), lifeline: None, log: None }
-        };
-        if !self.settings.warmup.is_empty() {
-            warm_up(&found.client, Some(self.settings.warmup.clone())).await?;
-        }
-        let start::Found { client, lifeline, log } = found;
-        *self.phase() = Phase::Open(Box::new(Open { client, _lifeline: lifeline, log, heartbeat: None }));
-        if !self.sessions().is_empty() {
-            self.beat();
-        }
-        Ok(())
-    }
-
-    /// Makes a session.
-    pub(crate) async fn create(
-        self: &Arc<Self>,
-        client: &HttpServiceClient,
-        new: NewSession,
-    ) -> Result<CreatedSession> {
-        let created = client.create_session(&new.request(client.worker().clone())).await?;
-        let created = data(created, client.url())?;
-        self.beat();
-        Ok(created)
-    }
-
-    /// Makes sessions, in the place of those that are there.
-    pub(crate) async fn make_anew(self: &Arc<Self>, wanted: Vec<NewSession>) -> Result<Vec<CreatedSession>> {
-        let client = self.client().await?;
-        for new in &wanted {
-            match self.destroy(&client, &new.name).await {
-                Err(error) if !is_missing(&error) => return Err(error),
-                _ => {}
-            }
-        }
-        self.create_all(wanted).await
-    }
-
-    /// Makes sessions, all at once, or none.
-    pub(crate) async fn create_all(self: &Arc<Self>, wanted: Vec<NewSession>) -> Result<Vec<CreatedSession>> {
-        let client = self.client().await?;
-        let tasks: Vec<_> = wanted
-            .into_iter()
-            .map(|new| {
-                let (inner, client, name) = (self.clone(), client.clone(), new.name.clone());
-                (name, tokio::spawn(async move { inner.create(&client, new).await }))
-            })
-            .collect();
-        let mut created: Vec<(SessionName, CreatedSession)> = Vec::new();
-        let mut failure = None;
-        for (name, task) in tasks {
-            match task.await {
-                Ok(Ok(session)) => created.push((name, session)),
-                Ok(Err(error)) => failure = failure.or(Some(error)),
-                // Its runtime ends, and whoever waits here with it.
-                Err(_) => failure = failure.or(Some(ClientError::Closed)),
-            }
-        }
-        if let Some(error) = failure {
-            for id in
-                created.iter().filter(|(_, session)| !session.existed()).filter_map(|(_, s)| s.session_id.as_ref())
-            {
-                // What cannot be reached is left to its time to live.
-                let _ = client.destroy_session_id(id).await;
-            }
-            return Err(error);
-        }
-        let mut known = self.sessions();
-        for (name, session) in &created {
-            if let Some(id) = &session.session_id {
-                known.insert(name.clone(), id.clone());
-            }
-        }
-        Ok(created.into_iter().map(|(_, session)| session).collect())
-    }
-
-    async fn destroy(&self, client: &HttpServiceClient, name: &SessionName) -> Result<DestroyedSession> {
-        let known = self.sessions().remove(name);
-        let request = DestroySession {
-            worker_id: client.worker().clone(),
-            resource_type: Some(name.resource.clone()),
-            session: Some(name.session.clone()),
-            session_id: known.clone(),
-        };
-        match data(client.destroy_session(&request).await?, client.url()) {
-            // By an attempt whose answer was lost.
-            Err(error) if known.is_some() && error.reason() == Some("destroyed") => Ok(DestroyedSession {
-                message: "session destroyed".to_owned(),
-                resource_type: name.resource.clone(),
-                session_id: known,
-                session_name: None,
-                compatibility_mode: false,
-            }),
-            destroyed => destroyed,
-        }
-    }
-
-    fn known(&self, name: &SessionName) -> Option<SessionId> {
-        self.sessions().get(name).cloned()
-    }
-
-    /// A session that is gone is no longer meant by calls: its end was told. By its name the server tells it once more, since
-    /// another client of the worker may mean it too.
-    fn note_gone(&self, request: &ExecuteRequest, code: ErrorCode) {
-        if code == ErrorCode::SESSION_GONE
-            && let Some(id) = &request.session_id
-        {
-            self.sessions().retain(|_, known| known != id);
-        }
-    }
-
-    /// A client of the same server whose connections are this crate's runtime's: those of a runtime that stands still, or has
-    /// ended, are of no use.
-    pub(crate) fn client_apart(&self, client: HttpServiceClient) -> HttpServiceClient {
-        let known = self.apart.get().filter(|apart| apart.url() == client.url());
-        // Without one of its own it has to do.
-        known.cloned().or_else(|| client.apart().ok()).map_or(client, |apart| {
-            self.apart.get_or_init(|| apart.clone());
-            apart
-        })
-    }
-
-    /// Begins the heartbeat, unless it beats.
-    fn beat(self: &Arc<Self>) {
-        let Some(every) = self.settings.heartbeat else { return };
-        let mut phase = self.phase();
-        let Phase::Open(open) = &mut *phase else { return };
-        // Not on the caller's runtime: it may stand still while the caller works.
-        if open.heartbeat.is_none()
-            && let Some(handle) = background::handle()
-        {
-            let client = self.client_apart(open.client.clone());
-            let beating = handle.spawn(beat(Arc::downgrade(self), client, every));
-            open.heartbeat = Some(Beat(beating.abort_handle()));
-        }
-    }
-}
-
-async fn beat(sandbox: Weak<Inner>, client: HttpServiceClient, every: Duration) {
-    loop {
-        sleep(every).await;
-        if sandbox.strong_count() == 0 {
-            return;
-        }
-        // A server that does not answer is noticed by the next call.
-        let _ = client.heartbeat().await;
-    }
-}
-
-async fn warm_up(client: &HttpServiceClient, names: Option<Vec<String>>) -> Result<WarmupAnswer> {
-    let warmup = client.warmup(names).await?;
-    if warmup.errors.is_empty() { Ok(warmup) } else { Err(ClientError::NotReady(warmup.errors)) }
 }
 
 /// An answer that is no failure.

@@ -9,7 +9,8 @@ use crate::{
     RunStream,
     client::{HttpServiceClient, data, is_missing, random, result, to_raw},
     error::Result,
-    sandbox::{Inner, checked},
+    inner::Inner,
+    sandbox::checked,
     spec::{NewSession, SessionName},
 };
 

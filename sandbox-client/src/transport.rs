@@ -391,7 +391,7 @@ impl HttpServiceClient {
         }
     }
 
-    fn failure(&self, error: &reqwest::Error, limit: Duration) -> ClientError {
+    pub(crate) fn failure(&self, error: &reqwest::Error, limit: Duration) -> ClientError {
         // One that did not even come to a connection has its own, shorter limit.
         if error.is_timeout() && !error.is_connect() {
             return self.timeout(limit);

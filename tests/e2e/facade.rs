@@ -13,7 +13,7 @@ use std::{
 };
 
 use sandbox_client::{
-    ClientError, NewSession, RunEvent, Sandbox, Which, blocking,
+    ClientError, NewSession, RunEvent, Sandbox, Upload, Which, blocking,
     types::{RunState, SessionMode},
 };
 use serde_json::{Value, json};
@@ -494,4 +494,52 @@ fn the_twin_does_not_wait_for_connections_of_a_runtime_that_waits_for_it() {
         assert!(twin.execute("probe:free", json!({})).unwrap().success);
         assert!(begun.elapsed() < Duration::from_secs(4));
     });
+}
+
+#[tokio::test]
+async fn files_of_any_size_go_up_and_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = [("PROBE_FOLDER", folder.path().to_str().unwrap())];
+    let server = Server::start_with(&json!({ "resources": { "probe": {} } }), &env);
+    let sandbox = sandbox(server.address, "w");
+    let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (from, to) = (folder.path().join("from.bin"), folder.path().join("to.bin"));
+    std::fs::write(&from, &content).unwrap();
+    let file = Upload::file(&from).await.unwrap();
+    let answer = sandbox.upload("probe:measure", json!({ "most_pieces": null }), "file", file).await.unwrap();
+    let seen = answer.data.unwrap();
+    assert_eq!((&seen["bytes"], &seen["file_name"]), (&json!(12_000_000), &json!("from.bin")));
+    sandbox.create_session("probe").await.unwrap();
+    let params = json!({ "name": "stored.bin" });
+    sandbox.upload("probe:store_in", &params, "file", Upload::bytes(content.clone())).await.unwrap();
+    assert_eq!(sandbox.call::<u64>("probe:total", json!({})).await.unwrap(), 1, "on the session");
+    let mut download = sandbox.download("probe:load", &params).await.unwrap();
+    assert_eq!((download.content_length(), download.content_type()), (Some(12_000_000), Some("text/plain")));
+    assert!(!download.next().await.unwrap().unwrap().is_empty());
+    drop(download);
+    let bytes = sandbox.download("probe:load", &params).await.unwrap().save(&to).await.unwrap();
+    assert!(bytes == 12_000_000 && std::fs::read(&to).unwrap() == content);
+    let said = sandbox.download("probe:say", json!({ "text": "hello" })).await.unwrap();
+    assert_eq!(said.read_to_end(5).await.unwrap(), b"hello");
+    let said = sandbox.download("probe:say", json!({ "text": "hello" })).await.unwrap();
+    assert!(said.read_to_end(4).await.is_err());
+
+    // What is cut off leaves no file.
+    let cut = sandbox.download("probe:drip", json!({ "bytes": 2_000_000, "declared": 3_000_000 })).await.unwrap();
+    assert!(cut.save(folder.path().join("cut")).await.is_err());
+    let error = sandbox.download("probe:free", json!({})).await.unwrap_err();
+    assert!(error.to_string().contains("no download"), "{error}");
+    let error = sandbox.download("probe:say", json!({})).await.unwrap_err();
+    assert_eq!(error.code().unwrap().number(), 4003, "{error}");
+    let error =
+        sandbox.upload("probe:measure", json!({ "wait_ms": "x" }), "file", Upload::bytes("x")).await.unwrap_err();
+    assert_eq!(error.code().unwrap().number(), 4004, "{error}");
+    assert!(Upload::file(folder.path().join("absent")).await.is_err());
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+
+    let settings = Sandbox::builder().url(format!("http://{}", server.address)).auto_start(false);
+    let (twin, copy) = (blocking::Builder::from(settings).build().unwrap(), folder.path().join("copy.bin"));
+    twin.upload_file("probe:store", json!({ "name": "again.bin" }), "file", &from).unwrap();
+    assert_eq!(twin.download_file("probe:load", json!({ "name": "again.bin" }), &copy).unwrap(), 12_000_000);
 }

@@ -15,7 +15,12 @@
 //! The calls run on a thread of this crate's own; the one that makes them waits, also inside of a runtime, whose other tasks
 //! on that thread wait with it.
 
-use std::{collections::BTreeMap, path::Path, sync::mpsc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
 
 use sandbox_types::{
     BatchRequest, BatchResult, CreateSession, DestroySession, DestroyedSession, Envelope, ExecuteRequest, Health,
@@ -177,23 +182,50 @@ pub struct Sandbox {
     inner: crate::Sandbox,
 }
 
+macro_rules! settings {
+    ($($name:ident($value:ident: $type:ty);)*) => {
+        $(
+            #[doc = concat!("As [`SandboxBuilder::", stringify!($name), "`].")]
+            pub fn $name(self, $value: $type) -> Self {
+                Self(self.0.$name($value))
+            }
+        )*
+    };
+}
+
 /// What a [`Sandbox`] is made of: the settings of [`SandboxBuilder`].
+///
+/// ```
+/// use sandbox_client::blocking::Sandbox;
+///
+/// let sandbox = Sandbox::builder().worker_id("agent-7").retries(2).build()?;
+/// assert_eq!(sandbox.worker_id().as_str(), "agent-7");
+/// # Ok::<(), sandbox_client::ClientError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Builder(SandboxBuilder);
 
 impl Builder {
-    /// Changes the settings.
-    ///
-    /// ```
-    /// use sandbox_client::blocking::Sandbox;
-    ///
-    /// let sandbox = Sandbox::builder().with(|settings| settings.worker_id("agent-7").retries(2)).build()?;
-    /// assert_eq!(sandbox.worker_id().as_str(), "agent-7");
-    /// # Ok::<(), sandbox_client::ClientError>(())
-    /// ```
-    pub fn with(self, change: impl FnOnce(SandboxBuilder) -> SandboxBuilder) -> Self {
-        Self(change(self.0))
+    settings! {
+        url(url: impl Into<String>);
+        worker_id(worker: impl Into<String>);
+        token(token: impl Into<String>);
+        timeout(timeout: Duration);
+        retries(retries: u32);
+        heartbeat(every: impl Into<Option<Duration>>);
+        auto_start(auto_start: bool);
+        config(path: impl Into<PathBuf>);
+        binary(path: impl Into<PathBuf>);
+        startup_timeout(timeout: Duration);
+        linger(linger: Duration);
+        detach(detach: bool);
+        runtime_dir(path: impl Into<PathBuf>);
+    }
+
+    /// As [`SandboxBuilder::warmup`].
+    pub fn warmup<T: Into<String>>(self, resources: impl IntoIterator<Item = T>) -> Self {
+        Self(self.0.warmup(resources))
     }
 
     /// The sandbox; no server is looked for yet.

@@ -143,6 +143,15 @@ impl fmt::Display for Reasons<'_> {
     }
 }
 
+/// The last cause of an error, which is what happened; those before say that a request failed, and where.
+pub(crate) fn root(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
 /// What an error says, and what caused it: the last cause tells most.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

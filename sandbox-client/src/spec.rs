@@ -16,7 +16,7 @@ const DEFAULT: &str = "default";
 /// ```
 /// use sandbox_client::NewSession;
 ///
-/// let large = NewSession::of("bash").config(serde_json::json!({ "memory_mib": 4096 }))?.ttl_seconds(3600.0);
+/// let large = NewSession::of("bash").config(serde_json::json!({ "memory_mib": 1024 }))?.ttl_seconds(3600.0);
 /// # Ok::<(), sandbox_client::ClientError>(())
 /// ```
 #[derive(Clone, Debug)]

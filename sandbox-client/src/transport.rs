@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::HttpServiceClient,
-    error::{ClientError, Result, chain},
+    error::{ClientError, Result, root},
     retry::{Attempts, is_passing, retry_after},
 };
 
@@ -397,7 +397,7 @@ impl HttpServiceClient {
             return self.timeout(limit);
         }
         let sent = !error.is_connect() && !error.is_builder();
-        ClientError::Connection { url: self.url.clone(), why: chain(error), sent }
+        ClientError::Connection { url: self.url.clone(), why: root(error), sent }
     }
 
     fn timeout(&self, limit: Duration) -> ClientError {

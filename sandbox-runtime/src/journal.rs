@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -14,6 +15,9 @@ use sandbox_types::{SessionId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::{gone::REMEMBERED, router::MAX_NOTES};
+
+/// Who may read the files: they name workers and ids of sessions.
+const PRIVATE: u32 = 0o600;
 
 /// One session that was open when the server ended.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -65,7 +69,8 @@ impl Journal {
     /// The folder cannot be made or written, or another server uses it.
     pub(crate) fn open(data_dir: &Path) -> io::Result<(Self, Vec<OpenSession>)> {
         std::fs::create_dir_all(data_dir)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(data_dir.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
                 io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this data_dir")
@@ -189,7 +194,7 @@ impl Open {
     /// A new file beside the journal, to be moved into its place: whoever dies midway leaves the old one whole.
     fn write_anew(&self, path: &Path) -> io::Result<(File, u64)> {
         let path = renewed(path);
-        drop(File::create(&path)?);
+        drop(OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&path)?);
         let mut file = OpenOptions::new().append(true).open(&path)?;
         let mut text = Vec::new();
         for session in self.0.values() {

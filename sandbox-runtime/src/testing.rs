@@ -1,7 +1,7 @@
 //! Calls the linked backends without HTTP, for tests: a clock of the test's own, faults on request, and what became of the
 //! sessions. Behind the feature `testing`.
 //!
-//! ```
+//! ```standalone_crate
 //! use sandbox_runtime::{prelude::*, testing::Harness};
 //! use serde_json::json;
 //!

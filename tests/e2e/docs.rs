@@ -19,8 +19,8 @@ const INTRODUCTION: &str = "\
 
 Written by `just golden` from the types of `sandbox-types`; change those. JSON over HTTP, by default at
 `http://127.0.0.1:18890`. A body needs `Content-Type: application/json`; with `server.tokens`, everything but `GET /health`
-and the bare status of `GET /ready` needs `Authorization: Bearer <token>`. Every route is also there under `/api/v1`, those
-of older clients only there. Where **data** is said, the answer is an [envelope](#envelope), on success with that in its
+and the bare status of `GET /ready` needs `Authorization: Bearer <token>`. Every route is also there under `/api/v1`; those
+of older clients are written with it, and only there. Where **data** is said, the answer is an [envelope](#envelope), on success with that in its
 field `data`; where **answer**, it is the body itself. Every failure of every route is an envelope, with the HTTP status of
 its [code](#error-codes). A field that is not known is ignored, and named in `meta.warnings`; `null` is as good as absent.
 Times are RFC 3339.
@@ -38,9 +38,10 @@ that broke is joined again at `/runs/{id}/events` with `Last-Event-ID`, or by th
 const TRANSFERS: &str = "\
 ## Uploads and downloads
 
-A tool with a parameter of the type `ByteStream` takes it as the body of `POST /execute/{tool}`, raw or as the part `file` of
-`multipart/form-data`, the other parameters from the query, or from a part `request`; a tool that returns one answers the
-bytes. `GET` is for tools marked `read_only`, with `Range`, `If-Range` and `If-None-Match`.
+A tool with a parameter of the type `ByteStream` takes it as the body of `POST /execute/{tool}`, raw, or as the part of
+`multipart/form-data` that has the parameter's name; the other parameters come from the query, or from a part `request` before
+it; a tool that returns one answers the bytes. In the JSON of `/execute` an upload is a base64 string, and a download
+`{content, content_type, file_name, length, sha256}` with base64 in `content`. `GET` is for tools marked `read_only`, with `Range`, `If-Range` and `If-None-Match`.
 
 | header | does what this field of `/execute` does |
 |---|---|
@@ -104,7 +105,7 @@ fn groups() -> Vec<(&'static str, Vec<Route>)> {
         (
             "Runs",
             vec![
-                route("GET", &["/runs"], "The worker's calls, the latest first: those that run, and for ten minutes those that ended, but for plain ones that never had to wait. The worker is named by `X-Worker-ID` or `?worker_id=`, here and below. Data: `{worker_id, count, runs}`.").data::<RunInfo>("RunInfo"),
+                route("GET", &["/runs"], "The worker's calls, the latest first: those that run, and for ten minutes those that ended, but for plain ones of one tool that never had to wait. The worker is named by `X-Worker-ID` or `?worker_id=`, here and below. Data: `{worker_id, count, runs}`.").data::<RunInfo>("RunInfo"),
                 route("GET", &["/runs/{id}"], "How far one is, and its answer; `?wait_seconds=` waits for its end, 60 at most.").data::<RunInfo>("RunInfo"),
                 route("GET", &["/runs/{id}/events"], "Its events, after `Last-Event-ID`: a [stream](#streams)."),
                 route("POST", &["/runs/{id}/cancel"], "Asks it to end. Data: the run, and `cancelled`, whether it still ran.").takes::<CancelRun>("CancelRun").data::<RunInfo>("RunInfo"),
@@ -146,17 +147,28 @@ fn groups() -> Vec<(&'static str, Vec<Route>)> {
 
 /// A table of the fields of an object.
 fn fields(schema: &Value, out: &mut String) {
-    let required = schema["required"].as_array().cloned().unwrap_or_default();
     let Some(properties) = schema["properties"].as_object() else { return };
+    if properties.is_empty() {
+        return;
+    }
     out.push_str("\n| field | type | |\n|---|---|---|\n");
-    for (name, field) in properties {
+    rows(schema, "", out);
+}
+
+fn rows(schema: &Value, prefix: &str, out: &mut String) {
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let needed = if required.iter().any(|one| one == name) { "" } else { "?" };
         let default = match &field["default"] {
             Value::Null => String::new(),
             default => format!(" Default: `{default}`."),
         };
         let says = text(field).replace('|', "\\|");
-        writeln!(out, "| `{name}`{needed} | {} | {says}{default} |", kind(field)).unwrap();
+        writeln!(out, "| `{prefix}{name}`{needed} | {} | {says}{default} |", kind(field)).unwrap();
+        // What has no name of its own stands here.
+        rows(field, &format!("{prefix}{name}."), out);
+        rows(&field["items"], &format!("{prefix}{name}[]."), out);
+        rows(&field["additionalProperties"], &format!("{prefix}{name}.*."), out);
     }
 }
 
@@ -198,6 +210,19 @@ fn kind(schema: &Value) -> String {
         }
         _ => "any".to_owned(),
     };
+    let allowed: Vec<_> = options("enum").iter().filter_map(Value::as_str).map(|one| format!("`{one}`")).collect();
+    if !allowed.is_empty() {
+        return allowed.join(", ");
+    }
+    let bound = |key: &str| schema[key].as_f64();
+    let least = bound("minimum").map(|least| format!("at least {least}"));
+    let above = bound("exclusiveMinimum").map(|least| format!("above {least}"));
+    let most = bound("maximum").filter(|most| *most < 1e15).map(|most| format!("at most {most}"));
+    // Of every unsigned number.
+    let bounds: Vec<_> = [least, above, most].into_iter().flatten().filter(|bound| bound != "at least 0").collect();
+    if !bounds.is_empty() {
+        return format!("{name}, {}", bounds.join(", "));
+    }
     match name.as_str() {
         "array" => format!("array of {}", kind(&schema["items"])),
         "object" if schema["additionalProperties"].is_object() => {
@@ -215,7 +240,11 @@ fn http_api() -> String {
     for (group, routes) in groups() {
         writeln!(out, "\n## {group}\n\n| route | | takes | gives |\n|---|---|---|---|").unwrap();
         for route in routes {
-            let paths = route.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+            let paths = route.paths.iter().map(|path| {
+                let only_v1 = ["/init/", "/lifecycle/", "/server/"].iter().any(|begin| path.starts_with(begin));
+                format!("`{}{path}`", if only_v1 { "/api/v1" } else { "" })
+            });
+            let paths = paths.collect::<Vec<_>>().join(", ");
             let mut link = |shape: &Option<Shape>| {
                 shape.as_ref().map_or(String::new(), |shape| {
                     let schema = (shape.schema)(&mut generator);

@@ -415,7 +415,7 @@ fn the_twin_works_on_threads_without_a_runtime_and_within_one() {
     let server = Server::probe();
     let url = format!("http://{}", server.address);
     let work = move |worker: &str| {
-        let settings = blocking::Sandbox::builder().with(|s| s.url(&url).worker_id(worker).auto_start(false));
+        let settings = blocking::Sandbox::builder().url(&url).worker_id(worker).auto_start(false);
         let sandbox = settings.build().unwrap();
         sandbox.start().unwrap();
         sandbox.create_session("probe").unwrap();

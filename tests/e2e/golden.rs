@@ -26,11 +26,13 @@ fn the_listing_of_the_stock_tools() {
 
 #[test]
 fn every_ready_configuration_is_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut checked = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
+    let files = ["config", "deploy"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    for entry in files.into_iter().flatten() {
         let path = entry.unwrap().path();
-        if path.to_string_lossy().ends_with(".schema.json") {
+        let name = path.to_string_lossy();
+        if name.ends_with(".schema.json") || name.ends_with(".service") {
             continue;
         }
         let output = Command::new(SERVER).arg("check").arg("--config").arg(&path).output().unwrap();

@@ -352,12 +352,15 @@ impl Stream for Events {
 #[cfg(test)]
 mod tests {
     use std::{
+        future::poll_fn,
         io::{BufRead as _, BufReader, Write as _},
         net::{TcpListener, TcpStream},
+        pin::Pin,
         thread,
         time::Duration,
     };
 
+    use futures_core::Stream as _;
     use sandbox_types::{ExecuteRequest, WorkerId};
 
     use super::{ClientError, HttpServiceClient, RunEvent, RunStream};
@@ -463,6 +466,29 @@ mod tests {
         assert!(matches!(&error, ClientError::Broken { run_id: Some(_), .. }), "{error}");
         assert!(error.to_string().ends_with("the events of r broke off: it ended before its last event"), "{error}");
         assert_eq!(serving.join().expect("served").len(), 6);
+    }
+
+    #[tokio::test]
+    async fn events_come_as_a_stream_too_and_an_error_is_the_last_item() {
+        for (answers, expected) in [
+            (vec![format!("{HEAD}{START}{}id: 3\n{END}", output(2))], "start, output, end"),
+            (vec![format!("{HEAD}id: 1\nevent: output\ndata: nonsense\n\n")], "error"),
+        ] {
+            let (url, serving) = serve(answers, false);
+            let mut events = stream(&url).await.expect("begins").into_stream();
+            let mut seen = Vec::new();
+            while let Some(event) = poll_fn(|context| Pin::new(&mut events).poll_next(context)).await {
+                seen.push(match event {
+                    Ok(RunEvent::Start(_)) => "start",
+                    Ok(RunEvent::Output(_)) => "output",
+                    Ok(RunEvent::End(_)) => "end",
+                    Ok(other) => panic!("{other:?}"),
+                    Err(_) => "error",
+                });
+            }
+            assert_eq!(seen.join(", "), expected);
+            serving.join().expect("served");
+        }
     }
 
     #[tokio::test]

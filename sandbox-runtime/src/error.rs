@@ -166,6 +166,9 @@ pub trait ResultExt<T> {
     /// }
     /// assert_eq!(port("http").unwrap_err().code(), ErrorCode::INVALID_INPUT);
     /// ```
+    ///
+    /// # Errors
+    /// The error, with this code.
     fn tool_err(self, code: ErrorCode) -> Result<T>;
 }
 

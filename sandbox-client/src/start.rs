@@ -397,9 +397,8 @@ mod shared {
                 let _ = kill_process_group(group, Signal::KILL);
             }
             let _ = child.wait();
-            if let Some(server) = self.folder.server().filter(|server| !is_alive(server)) {
+            if self.folder.server().is_some_and(|server| !is_alive(&server)) {
                 let _ = fs::remove_file(self.folder.0.join(SERVER));
-                drop(server);
             }
         }
     }

@@ -12,7 +12,7 @@ use sandbox_client::types::{
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::harness::Server;
+use crate::{golden::is_as_accepted, harness::Server};
 
 const INTRODUCTION: &str = "\
 # HTTP API
@@ -303,18 +303,9 @@ fn http_api() -> String {
     out
 }
 
-fn is_fresh(path: &str, now: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, now).unwrap();
-    }
-    let accepted = fs::read_to_string(&path).unwrap_or_default();
-    assert!(accepted == now, "{} is not what the code says; run `just golden`, and look at git diff", path.display());
-}
-
 #[test]
 fn golden_http_api() {
-    is_fresh("docs/http-api.md", &http_api());
+    is_as_accepted("docs/http-api.md", &http_api());
 }
 
 #[test]
@@ -392,7 +383,7 @@ fn macro_errors() -> String {
 
 #[test]
 fn golden_macro_errors() {
-    is_fresh("docs/macro-errors.md", &macro_errors());
+    is_as_accepted("docs/macro-errors.md", &macro_errors());
 }
 
 /// The keys of an object of the configuration, with their defaults.
@@ -447,5 +438,5 @@ fn golden_configuration_keys() {
     let whole = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
     let (before, rest) = whole.split_once(begin).unwrap();
     let (_, after) = rest.split_once(end).unwrap();
-    is_fresh(path, &format!("{before}{begin}{out}\n{end}{after}"));
+    is_as_accepted(path, &format!("{before}{begin}{out}\n{end}{after}"));
 }

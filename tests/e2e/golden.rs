@@ -2,18 +2,18 @@
 
 use std::{path::Path, process::Command};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{SERVER, Server};
 
-fn golden(name: &str, now: &Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    let now = serde_json::to_string_pretty(now).unwrap() + "\n";
+/// Compares a file of the project with what it would be now.
+pub(crate) fn is_as_accepted(path: &str, now: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &now).unwrap();
+        std::fs::write(&path, now).unwrap();
     }
     let accepted = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(accepted == now, "{} differs; look at it with UPDATE_GOLDEN=1 and git diff", path.display());
+    assert!(accepted == now, "{} is not what the code says; run `just golden`, and look at git diff", path.display());
 }
 
 #[test]
@@ -21,7 +21,8 @@ fn the_listing_of_the_stock_tools() {
     // What a warm resource says of itself depends on the machine.
     let cold = json!({ "enabled": false });
     let server = Server::start(&json!({ "resources": { "bash": {} }, "apis": { "fetch": {} }, "warmup": cold }));
-    golden("golden/tools.json", &server.get("/tools").body);
+    let listing = serde_json::to_string_pretty(&server.get("/tools").body).unwrap() + "\n";
+    is_as_accepted("tests/golden/tools.json", &listing);
 }
 
 #[test]

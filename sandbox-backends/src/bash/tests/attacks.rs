@@ -323,8 +323,13 @@ async fn floods_do_not_take_the_session() {
     if isolation.tier == Tier::A {
         let config = BashConfig { cpus: Some(0.1), ..config };
         let mut shell = start_with(&config).await;
-        sh(&mut shell, "t=$((SECONDS+1)); while [ $SECONDS -lt $t ]; do :; done").await;
-        assert!(shell.sandbox.cgroup().unwrap().throttled() > 0);
+        // On a busy machine it may not even get its share.
+        let mut rounds = 0;
+        while shell.sandbox.cgroup().unwrap().throttled() == 0 {
+            rounds += 1;
+            assert!(rounds < 30, "never held back");
+            sh(&mut shell, "t=$((SECONDS+1)); while [ $SECONDS -lt $t ]; do :; done").await;
+        }
         shell.sandbox.close().await.unwrap();
     }
 }

@@ -194,7 +194,7 @@ pub(crate) fn receive(stream: &mut TcpStream) -> Reply {
 
 /// Waits until something holds; the minute is for a machine whose disk has much else to do.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !holds() {
         assert!(Instant::now() < deadline, "still not: {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -106,7 +106,7 @@ fn a_folder_as_deep_as_can_be_is_removed() {
     let config = json!({ "resources": { "bash": { "config": { "min_idle": 0, "workspace_dir": work.path() } } } });
     let server = crate::harness::Server::start(&config);
     server.post("/session/create", &json!({ "worker_id": "w", "resource_type": "bash" })).data();
-    // More than descriptors may be open, and than a path may be long.
+    // Far deeper than folders are held open at once, and than a path may be long.
     let dig = "import os\nfor _ in range(4000):\n    os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)";
     let outcome = server.execute("w", "bash:code", &json!({ "language": "python", "code": dig }));
     assert_eq!(outcome.data()["exit_code"], 0, "{outcome:?}");

@@ -2,9 +2,15 @@
 //!
 //! A program that names this crate (`use sandbox_backends as _;`) has them; each has a cargo feature of its own.
 
-#[cfg(any(feature = "fetch", all(feature = "bash", target_os = "linux")))]
+#[cfg(any(feature = "outbound", all(feature = "bash", target_os = "linux")))]
 mod address;
-#[cfg(any(feature = "fetch", feature = "util"))]
+#[cfg(all(any(feature = "bash", feature = "reader"), target_os = "linux"))]
+mod again;
+#[cfg(any(feature = "fetch", feature = "util", feature = "web"))]
 pub mod api;
 #[cfg(all(feature = "bash", target_os = "linux"))]
 pub mod bash;
+#[cfg(feature = "outbound")]
+mod outbound;
+#[cfg(all(feature = "reader", target_os = "linux"))]
+mod reader;

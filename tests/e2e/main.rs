@@ -4,6 +4,7 @@
 mod bytes;
 mod events;
 mod harness;
+mod site;
 
 mod admission;
 mod autostart;
@@ -33,3 +34,5 @@ mod shell_life;
 mod shutdown;
 mod streams;
 mod uploads;
+mod web_search;
+mod web_visit;

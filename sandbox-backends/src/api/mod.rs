@@ -4,3 +4,5 @@
 pub mod fetch;
 #[cfg(feature = "util")]
 pub mod util;
+#[cfg(all(feature = "web", target_os = "linux"))]
+pub mod web;

@@ -49,6 +49,7 @@ pub use egress::EgressConfig;
 use egress::{Egress, Rule};
 use error::ShellError;
 use files::Files;
+pub(crate) use inside::zygote_main;
 use job::Jobs;
 use pool::Pool;
 use sandbox::Sandbox;

@@ -1,8 +1,7 @@
 //! The server's side of the zygote: starts it, asks it for sandboxes, starts it again when it has died.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +10,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::io::Interest;
 use tokio::time::timeout;
 
+use crate::again::Role;
+
 use super::cgroup::{Cgroup, Cgroups};
 use super::error::ShellError;
-use super::inside::{BECOME_ZYGOTE, ZYGOTE};
 use super::readiness::register;
 use super::wire::{self, FromZygote, Setup, Spec, ToZygote};
 
@@ -39,12 +39,8 @@ impl Zygote {
         let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(ShellError::io("creating the socket of the zygote"))?;
         rustix::io::ioctl_fionbio(&socket, true).map_err(ShellError::io("configuring the socket of the zygote"))?;
-        // Keeps the linker from leaving the hook out; without it this would start a second server.
-        std::hint::black_box(&BECOME_ZYGOTE);
-        let process = Command::new("/proc/self/exe")
-            .arg0(ZYGOTE)
-            .env_clear()
-            .current_dir("/")
+        let process = Role::Zygote
+            .command()
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -14,26 +14,6 @@ mod syscalls;
 mod template;
 mod zygote;
 
-use std::fs;
-
 #[cfg(test)]
 pub(super) use syscalls::landlock_version;
-
-/// `argv[0]` that makes this program the zygote.
-pub(super) const ZYGOTE: &str = "sandbox-zygote";
-
-/// Runs before `main` in every program that links this crate, so that a server or a test needs no line of its own.
-#[used]
-#[unsafe(link_section = ".init_array")]
-#[expect(unsafe_code, reason = "the section is a list of functions that the loader calls")]
-pub(super) static BECOME_ZYGOTE: extern "C" fn() = become_zygote;
-
-/// Diverts to the zygote when this process is meant to be one.
-extern "C" fn become_zygote() {
-    // Not the arguments that glibc passes here: other C libraries pass none.
-    if fs::read("/proc/self/cmdline")
-        .is_ok_and(|line| line.strip_prefix(ZYGOTE.as_bytes()).is_some_and(|rest| rest == [0]))
-    {
-        zygote::main();
-    }
-}
+pub(crate) use zygote::main as zygote_main;

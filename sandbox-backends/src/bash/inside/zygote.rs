@@ -25,7 +25,7 @@ const END_TRIES: u32 = 2000;
 const END_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs the zygote on descriptor 0 and exits.
-pub(super) fn main() -> ! {
+pub(crate) fn main() -> ! {
     let control = control_socket();
     if let Err(failure) = serve(&control) {
         // Without a server there is nobody to tell.

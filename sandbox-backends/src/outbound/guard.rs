@@ -9,7 +9,7 @@ use url::Host;
 /// An entry of `allow_private`, read when the configuration is: one that cannot match must not pass in silence.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Allowed {
+pub(crate) struct Allowed {
     /// Whom it means.
     target: Target,
     /// The only port it allows; every port if there is none.
@@ -27,7 +27,7 @@ enum Target {
 
 impl Allowed {
     /// Whether this entry lets `ip` at `port` be reached by `name` (empty for an address in the URL).
-    pub(super) fn allows(&self, name: &str, ip: IpAddr, port: u16) -> bool {
+    pub(crate) fn allows(&self, name: &str, ip: IpAddr, port: u16) -> bool {
         let meant = match &self.target {
             Target::Name(allowed) => name.trim_end_matches('.') == allowed,
             Target::Block(block) => block.contains(&ip) || block.contains(&ip.to_canonical()),

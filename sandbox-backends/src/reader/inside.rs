@@ -1,0 +1,53 @@
+//! The reading process.
+
+use std::{
+    fs::File,
+    io::BufWriter,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::exit,
+    thread,
+};
+
+use super::{
+    confine::{self, peak_kib},
+    html, pdf,
+    wire::{self, Flaw, Kind, Reply, Task},
+};
+
+/// Room for a tree that is nested deeply: what walks it calls itself.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Reads documents from descriptor 0 until the server is gone, and exits.
+pub(crate) fn main() -> ! {
+    let served = thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(thread::JoinHandle::join);
+    exit(i32::from(!matches!(served, Ok(Ok(())))))
+}
+
+/// More than the server gives a document.
+const LIMIT_SECONDS: u8 = 30;
+
+fn serve() {
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return };
+    if confine::confine().is_err() {
+        return;
+    }
+    let mut socket = File::from(socket);
+    while let Ok((task, document)) = wire::receive::<Task>(&mut socket) {
+        confine::end_in(LIMIT_SECONDS);
+        let read = catch_unwind(AssertUnwindSafe(|| match task.kind {
+            Kind::Html => Ok(html::read(&task, &document)),
+            Kind::Pdf => pdf::read(&document),
+        }));
+        let (title, content, flaw) = match read {
+            Ok(Ok((title, content))) => (title, content, None),
+            Ok(Err(flaw)) => (None, String::new(), Some(flaw)),
+            Err(_) => (None, String::new(), Some(Flaw::Malformed)),
+        };
+        confine::end_in(0);
+        let reply = Reply { title, flaw, peak_kib: peak_kib() };
+        let mut socket = BufWriter::new(&mut socket);
+        if wire::send(&mut socket, &reply, content.as_bytes()).is_err() {
+            return;
+        }
+    }
+}

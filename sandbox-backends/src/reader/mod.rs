@@ -1,0 +1,111 @@
+//! Reads documents of strangers: pages of the web and PDF files become text.
+//!
+//! A parser that a stranger feeds may fall into a loop, fill the memory, overflow its stack or, should it hold a mistake,
+//! obey the stranger. So parsers run in processes of their own (`process.rs` on this side, `inside.rs` on theirs), which
+//! cannot open a file or a socket, have a limit of memory, and are killed when they take too long. A process reads one
+//! document at a time and lives on, so that a document costs no start of one.
+
+mod confine;
+mod html;
+mod inside;
+mod pdf;
+mod process;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread::available_parallelism,
+    time::Duration,
+};
+
+pub(crate) use inside::main as process_main;
+use process::{HangUp, Line, Process};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+pub(crate) use wire::{Flaw, Form, Kind, Task};
+
+/// How long a document may take.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// A process that needed more memory than this is not used again: it may not give it back.
+const KEEP_BELOW_KIB: u64 = 96 << 10;
+
+/// A document as text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// Its title, if it has one.
+    pub(crate) title: Option<String>,
+    /// Its text, in the form that was asked for.
+    pub(crate) content: String,
+}
+
+/// Why a document cannot be read.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// What is wrong with it.
+    Flawed(Flaw),
+    /// It takes too long.
+    Slow,
+    /// It needs more memory or stack than a document may, or breaks its parser.
+    Fatal,
+    /// The process cannot be started or talked to.
+    Broken(io::Error),
+}
+
+/// Processes that read documents; as many at once as the machine has cores.
+pub(crate) struct Reader {
+    idle: Arc<Mutex<Vec<Process>>>,
+    turns: Arc<Semaphore>,
+    limit: Duration,
+}
+
+impl Reader {
+    pub(crate) fn new() -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self { idle: Arc::default(), turns: Arc::new(Semaphore::new(cores)), limit: LIMIT }
+    }
+
+    /// Reads one document. Dropped, it ends the process that is at it.
+    ///
+    /// # Errors
+    /// The document cannot be read.
+    pub(crate) async fn read(&self, task: Task, document: Vec<u8>) -> Result<Reading, Unreadable> {
+        let Ok(turn) = self.turns.clone().acquire_owned().await else {
+            return Err(Unreadable::Broken(io::ErrorKind::BrokenPipe.into()));
+        };
+        let idle = self.idle.clone();
+        let line = Arc::new(Line::default());
+        let _hang_up = HangUp(line.clone());
+        let job = spawn_blocking(move || {
+            let _turn = turn;
+            let waiting = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let reused = waiting.is_some();
+            let mut process = waiting.map_or_else(Process::start, Ok).map_err(Unreadable::Broken)?;
+            let mut answer = process.ask(&line, &task, &document);
+            // A process may have been ended while it waited, by whoever looks after the machine's memory.
+            if reused && answer.is_err() && !line.is_cut() {
+                process = Process::start().map_err(Unreadable::Broken)?;
+                answer = process.ask(&line, &task, &document);
+            }
+            match answer {
+                Ok((reply, content)) => {
+                    if reply.peak_kib < KEEP_BELOW_KIB && line.let_go() {
+                        idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);
+                    }
+                    match reply.flaw {
+                        None => Ok(Reading { title: reply.title, content }),
+                        Some(flaw) => Err(Unreadable::Flawed(flaw)),
+                    }
+                }
+                Err(_) => Err(Unreadable::Fatal),
+            }
+        });
+        match timeout(self.limit, job).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Unreadable::Fatal),
+            Err(_) => Err(Unreadable::Slow),
+        }
+    }
+}

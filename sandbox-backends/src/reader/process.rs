@@ -1,0 +1,104 @@
+//! The server's side of a reading process.
+
+use std::{
+    io,
+    net::Shutdown,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::wire::{self, Reply, Task};
+use crate::again::Role;
+
+/// A process that reads one document after the other. Dropped, it is killed and waited for.
+pub(super) struct Process {
+    child: Child,
+    socket: UnixStream,
+}
+
+impl Process {
+    /// Starts one.
+    pub(super) fn start() -> io::Result<Self> {
+        let (socket, theirs) = UnixStream::pair()?;
+        let child = Role::Reader
+            .command()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { child, socket })
+    }
+
+    /// Its process id.
+    #[cfg(test)]
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has one document read, as long as nobody hangs up.
+    pub(super) fn ask(&mut self, line: &Line, task: &Task, document: &[u8]) -> io::Result<(Reply, String)> {
+        line.hold(self.socket.try_clone()?)?;
+        wire::send(&mut self.socket, task, document)?;
+        let (reply, content) = wire::receive(&mut self.socket)?;
+        Ok((reply, String::from_utf8(content).map_err(|_| io::ErrorKind::InvalidData)?))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The line between whoever waits for an answer and the thread that talks to the process.
+#[derive(Default)]
+pub(super) struct Line(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    socket: Option<UnixStream>,
+    cut: bool,
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers the socket to shut, unless it is too late.
+    fn hold(&self, socket: UnixStream) -> io::Result<()> {
+        let mut state = self.state();
+        if state.cut {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        state.socket = Some(socket);
+        Ok(())
+    }
+
+    /// Whether nobody waits any more.
+    pub(super) fn is_cut(&self) -> bool {
+        self.state().cut
+    }
+
+    /// Parts with the socket, which is whole if nobody has left.
+    pub(super) fn let_go(&self) -> bool {
+        let mut state = self.state();
+        state.socket = None;
+        !state.cut
+    }
+}
+
+/// Cuts the line when whoever waits leaves; the thread is woken by that.
+pub(super) struct HangUp(pub(super) Arc<Line>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.cut = true;
+        if let Some(socket) = state.socket.take() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What the server and a reading process say to each other: a header in JSON and a body, each with its length in front.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The longest header, in bytes.
+const MAX_HEADER_BYTES: usize = 1 << 20;
+/// The longest body, in bytes.
+const MAX_BODY_BYTES: usize = 256 << 20;
+
+/// What is to be done with the body that follows.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Task {
+    pub(crate) kind: Kind,
+    pub(crate) form: Form,
+    /// The encoding that came with the document, as its label.
+    pub(crate) charset: Option<String>,
+    /// What relative links are relative to.
+    pub(crate) base: Option<String>,
+}
+
+/// What a document is.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) enum Kind {
+    Html,
+    Pdf,
+}
+
+/// What is made of it.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) enum Form {
+    /// Markdown; of a PDF plain text.
+    Markdown,
+    /// Plain text.
+    Text,
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) enum Flaw {
+    /// It is not what it should be.
+    Malformed,
+    /// It opens with a password only.
+    Encrypted,
+    /// It has pages, and no text on them.
+    NoText,
+}
+
+/// What comes back; the body that follows is the content.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) struct Reply {
+    pub(super) title: Option<String>,
+    pub(super) flaw: Option<Flaw>,
+    /// The most memory that the process has had, in KiB.
+    pub(super) peak_kib: u64,
+}
+
+/// Sends a header and its body.
+pub(super) fn send(to: &mut impl Write, header: &impl Serialize, body: &[u8]) -> io::Result<()> {
+    let header = serde_json::to_vec(header)?;
+    for part in [header.as_slice(), body] {
+        let length = u32::try_from(part.len()).map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
+        to.write_all(&length.to_le_bytes())?;
+        to.write_all(part)?;
+    }
+    Ok(())
+}
+
+/// Receives a header and its body; `UnexpectedEof` if the other side has gone.
+pub(super) fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
+    let header = part(from, MAX_HEADER_BYTES)?;
+    let body = part(from, MAX_BODY_BYTES)?;
+    Ok((serde_json::from_slice(&header)?, body))
+}
+
+fn part(from: &mut impl Read, max: usize) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > max {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let mut bytes = Vec::with_capacity(length);
+    from.take(length as u64).read_to_end(&mut bytes)?;
+    if bytes.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
+}

@@ -20,7 +20,7 @@ golden:
     UPDATE_GOLDEN=1 TRYBUILD=overwrite cargo nextest run -p sandbox-macros -p sandbox-cli -p sandbox-tests golden good_programs
 
 # Measure; writes tables for docs/benchmarks.md. `just bench bash` does one of them, with what it takes (`just bench bash 3 warm`).
-bench NAME="http sessions streams control bytes bash caller" *ARGS:
+bench NAME="http sessions streams control bytes bash caller apis" *ARGS:
     for bench in {{NAME}}; do cargo bench -p sandbox-tests --bench $bench -- {{ARGS}} || exit 1; done
 
 # Try the shell's sandbox on a host with control groups of version 2 only, in a virtual machine.

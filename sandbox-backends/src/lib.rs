@@ -6,7 +6,7 @@
 mod address;
 #[cfg(all(any(feature = "bash", feature = "reader"), target_os = "linux"))]
 mod again;
-#[cfg(any(feature = "fetch", feature = "util", feature = "web"))]
+#[cfg(any(feature = "fetch", feature = "sql", feature = "util", feature = "web"))]
 pub mod api;
 #[cfg(all(feature = "bash", target_os = "linux"))]
 pub mod bash;
@@ -14,3 +14,5 @@ pub mod bash;
 mod outbound;
 #[cfg(all(feature = "reader", target_os = "linux"))]
 mod reader;
+#[cfg(any(feature = "outbound", feature = "sql"))]
+mod tls;

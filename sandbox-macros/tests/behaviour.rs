@@ -75,7 +75,7 @@ impl Counter {
         total: &mut Total,
         _: &Luck,
         #[default = 2] by: u64,
-        #[serde(rename = "times")] n: Option<u64>,
+        #[serde(rename = "times", alias = "repeat")] n: Option<u64>,
     ) -> Result<u64> {
         total.0 += self.step * by * n.unwrap_or(1);
         Ok(total.0)
@@ -159,6 +159,8 @@ fn calls_run_through_the_glue() {
 
     assert_eq!(client.call("me", "counter:add", &json!({}))["data"], 6);
     assert_eq!(client.call("me", "counter:add", &json!({ "by": 1, "times": 2 }))["data"], 12);
+    assert_eq!(client.call("me", "counter:add", &json!({ "by": 0, "repeat": 2 }))["data"], 12);
+    assert_eq!(client.call("me", "counter:add", &json!({ "times": 1, "repeat": 2 }))["error"]["parameter"], "repeat");
     assert_eq!(client.call("me", "counter:double", &json!({}))["data"], 24);
     assert_eq!(client.call("me", "peek", &json!({}))["data"], "me 24 1");
     assert_eq!(client.call("me", "counter:add", &json!({ "total": 5 }))["success"], false);

@@ -51,6 +51,8 @@ pub(crate) struct ParamsSchema {
     pub(crate) published: Value,
     validator: Validator,
     defaults: Vec<(&'static str, Value)>,
+    /// Other names of parameters, and what they stand for.
+    aliases: Vec<(String, String)>,
     has_integers: bool,
 }
 
@@ -107,13 +109,14 @@ impl ParamsSchema {
         Self::from_value(published, Vec::new())
     }
 
-    fn from_value(published: Value, defaults: Vec<(&'static str, Value)>) -> Result<Self, Vec<String>> {
+    fn from_value(mut published: Value, defaults: Vec<(&'static str, Value)>) -> Result<Self, Vec<String>> {
+        let aliases = take_aliases(&mut published);
         let validator = jsonschema::options()
             .with_draft(jsonschema::Draft::Draft202012)
             .build(&published)
             .map_err(|error| vec![format!("its schema is not valid: {error}")])?;
         let has_integers = mentions_integer(&published);
-        Ok(Self { published, validator, defaults, has_integers })
+        Ok(Self { published, validator, defaults, aliases, has_integers })
     }
 
     /// The raw parameters of a call as a value that satisfies the schema, defaults filled in.
@@ -138,6 +141,13 @@ impl ParamsSchema {
                 describe(&value),
             ));
         };
+        for (alias, parameter) in &self.aliases {
+            // Beside the parameter itself it stays, and is not known.
+            if let Some(value) = object.remove(alias) {
+                let name = if object.contains_key(parameter) { alias } else { parameter };
+                object.insert(name.clone(), value);
+            }
+        }
         for (parameter, default) in &self.defaults {
             if object.get(*parameter).is_none_or(Value::is_null) {
                 object.insert((*parameter).to_owned(), default.clone());
@@ -235,6 +245,18 @@ fn publish(schema: &mut Value, defaults: &[(&'static str, Value)]) {
     if object.get("required").and_then(Value::as_array).is_some_and(Vec::is_empty) {
         object.remove("required");
     }
+}
+
+/// Takes out of a schema the other names of its parameters, which the macros put there: clients are to see one name.
+fn take_aliases(schema: &mut Value) -> Vec<(String, String)> {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return Vec::new() };
+    let mut aliases = Vec::new();
+    for (parameter, property) in properties {
+        let names = property.as_object_mut().and_then(|property| property.remove("x-aliases"));
+        let names = names.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        aliases.extend(names.map(|name| (name.to_owned(), parameter.clone())));
+    }
+    aliases
 }
 
 #[cfg(test)]

@@ -150,6 +150,8 @@ mod aliases {
     alias!(Shared, "alias_shared", "shared");
     alias!(SharedToo, "alias_shared_too", "shared");
     alias!(Own, "own", "own_act");
+    alias!(Full, "full", "old:act");
+    alias!(Broken, "broken", "old:new:act");
 
     #[test]
     fn of_another_tools_spelling() {
@@ -168,9 +170,17 @@ mod aliases {
     #[test]
     fn of_another_tools_full_name() {
         let config = json!({ "resources": { "two": {}, "alias_full": {} } });
-        let errors = errors(&linked!(Two, Dashed), config);
-        assert!(errors.iter().any(|error| error.contains("is the full name of tool `two:go`")), "{errors:#?}");
-        assert!(errors.iter().any(|error| error.contains("found alias `two:go`")), "{errors:#?}");
+        let parts = ["alias `two:go` of tool `alias_full:act`", "is the full name of tool `two:go`"];
+        one_error(&linked!(Two, Dashed), config, 2, &parts);
+    }
+
+    #[test]
+    fn may_be_a_full_name() {
+        let host = Host::start(&config(json!({ "resources": { "full": {} } })), &linked!(Full)).unwrap();
+        for name in ["old:act", "old.act", "old_act", "old-act", "old__act", "act", "full:act"] {
+            assert_eq!(call(&host, name).2, "\"full\"", "{name}");
+        }
+        one_error(&linked!(Broken), json!({ "resources": { "broken": {} } }), 1, &["alias `old:new:act`"]);
     }
 
     #[test]

@@ -429,7 +429,13 @@ fn golden_configuration_keys() {
     write!(out, "\n### `resources.<name>`\n{table}").unwrap();
     let resource = &schema["properties"]["resources"]["additionalProperties"];
     keys(&json!({ "properties": { "<name>": resource } }), definitions, "resources.", &mut out);
-    for (definition, section) in [("backend.bash", "resources.bash.config"), ("api.fetch", "apis.fetch")] {
+    let sections = [
+        ("backend.bash", "resources.bash.config"),
+        ("api.fetch", "apis.fetch"),
+        ("api.websearch", "apis.websearch"),
+        ("api.text2sql", "apis.text2sql"),
+    ];
+    for (definition, section) in sections {
         write!(out, "\n### `{section}`\n{table}").unwrap();
         keys(&definitions[definition], definitions, &format!("{section}."), &mut out);
     }

@@ -4,6 +4,7 @@
 mod bytes;
 mod events;
 mod harness;
+mod postgres;
 mod site;
 
 mod admission;
@@ -32,6 +33,7 @@ mod shell_hostile;
 mod shell_jobs;
 mod shell_life;
 mod shutdown;
+mod sql;
 mod streams;
 mod uploads;
 mod web_search;

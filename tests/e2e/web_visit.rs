@@ -196,7 +196,7 @@ fn a_long_page_comes_in_parts() {
     // A page that changed in between is not continued.
     version.store(1, Ordering::SeqCst);
     let reply = visit(&server, &params);
-    assert_eq!((reply.code(), reply.reason()), (4009, "page_changed"), "{reply:?}");
+    assert_eq!((reply.code(), reply.reason()), (4009, "changed"), "{reply:?}");
     for cursor in ["", "7", "x.y"] {
         let reply = visit(&server, &json!({ "url": url, "cursor": cursor }));
         assert_eq!((reply.code(), &reply.body["error"]["parameter"]), (4000, &json!("cursor")), "{reply:?}");

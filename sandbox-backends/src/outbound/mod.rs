@@ -4,22 +4,22 @@
 //! `allow_private`), and the connection goes to exactly those addresses. A second look-up could be answered otherwise.
 
 mod guard;
-mod tls;
 
 use std::{error::Error, io, iter::successors, net::SocketAddr, time::Duration};
 
 use encoding_rs::Encoding;
 pub(crate) use guard::Allowed;
 use reqwest::{
-    Client, Response,
+    Client, ClientBuilder, Response,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
 use sandbox_runtime::prelude::*;
 use serde::{Deserialize, Deserializer, de::Error as _};
-pub(crate) use tls::client_builder;
 use url::{Host, Url};
+
+use crate::tls::TLS;
 
 /// The longest URL that is followed, in bytes; servers rarely take more.
 pub(crate) const MAX_URL_BYTES: usize = 8192;
@@ -147,6 +147,21 @@ impl Resolve for Pinned {
     }
 }
 
+/// The beginning of a client that speaks TLS.
+///
+/// # Errors
+/// The TLS library has no safe version of the protocol.
+pub(crate) fn client_builder() -> Result<ClientBuilder> {
+    let mut tls = TLS.clone().map_err(|_| broken())?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Client::builder().tls_backend_preconfigured(tls))
+}
+
+/// The library refuses what this program asks of it.
+fn broken() -> ToolError {
+    ToolError::new(ErrorCode::INTERNAL_ERROR, "the HTTP client cannot be made")
+}
+
 /// Asks for the URL at one of the addresses and returns with the head of the answer.
 ///
 /// # Errors
@@ -164,7 +179,7 @@ pub(crate) async fn send(rules: &Rules<'_>, url: &Url, addresses: Vec<SocketAddr
         // Half, so that a dead address leaves time for the next; the connector divides it among them.
         .connect_timeout(rules.timeout / 2)
         .build()
-        .map_err(|_| tls::broken())?;
+        .map_err(|_| broken())?;
     let request = client.get(url.clone()).header(ACCEPT, rules.accept);
     request.send().await.map_err(|error| request_failed(&host_of(url), &error))
 }

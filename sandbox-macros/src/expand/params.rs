@@ -29,11 +29,14 @@ pub(crate) fn definition(tool: &Tool) -> TokenStream {
     let deny =
         if parameters(tool).any(|parameter| parameter.flatten) { None } else { Some(quote!(, deny_unknown_fields)) };
     let generics = generics(tool).map(|(name, _)| name);
-    let fields = parameters(tool).enumerate().map(|(index, Parameter { attributes, ident, ty, plain, .. })| {
-        let generic = format_ident!("__P{index}");
-        let ty = if *plain { quote!(#generic) } else { quote!(#ty) };
-        quote!(#(#attributes)* #ident: #ty)
-    });
+    let fields =
+        parameters(tool).enumerate().map(|(index, Parameter { attributes, ident, ty, plain, aliases, .. })| {
+            let generic = format_ident!("__P{index}");
+            let ty = if *plain { quote!(#generic) } else { quote!(#ty) };
+            // The check against the schema comes before serde, and renames them.
+            let aliases = (!aliases.is_empty()).then(|| quote!(#[schemars(extend("x-aliases" = [#(#aliases),*]))]));
+            quote!(#(#attributes)* #aliases #ident: #ty)
+        });
     // What the derives say without a place of their own is said on the tool.
     quote_spanned! {at(tool.ident.span())=>
         #[derive(__rt::serde::Deserialize, __rt::schemars::JsonSchema)]

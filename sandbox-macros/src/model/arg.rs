@@ -29,6 +29,8 @@ pub(crate) struct Parameter {
     pub(crate) ident: Ident,
     /// Its name on the wire.
     pub(crate) wire_name: String,
+    /// `#[serde(alias = "..")]`: other names that it may be sent under.
+    pub(crate) aliases: Vec<String>,
     /// Its type as written.
     pub(crate) ty: Type,
     /// Doc comments, `#[serde(..)]` and `#[schemars(..)]`: they move to its field.
@@ -256,11 +258,21 @@ fn parameter(
         errors.on(default, "a flattened argument is many parameters, so it has no default of its own; give its fields `#[serde(default)]`");
     }
     let ident = ident.filter(|_| errors.len() == before)?.clone();
-    let wire_name = serde.rename.unwrap_or_else(|| ident.unraw().to_string());
-    let flatten = serde.flatten;
+    let wire_name = serde.rename.clone().unwrap_or_else(|| ident.unraw().to_string());
+    let Serde { flatten, aliases, .. } = serde;
     let plain = is_plain(&attributes);
     let (ty, default, resembles) = (ty.clone(), json, Resembles::Nothing);
-    Some(Arg::Parameter(Box::new(Parameter { ident, wire_name, ty, attributes, default, flatten, plain, resembles })))
+    Some(Arg::Parameter(Box::new(Parameter {
+        ident,
+        wire_name,
+        aliases,
+        ty,
+        attributes,
+        default,
+        flatten,
+        plain,
+        resembles,
+    })))
 }
 
 /// Whether these attributes are known to ask nothing more of the type: `with = ".."` reads it in another way, and
@@ -293,6 +305,8 @@ fn is_plain(attributes: &[Attribute]) -> bool {
 #[derive(Default)]
 struct Serde {
     rename: Option<String>,
+    /// Other names that it may be sent under.
+    aliases: Vec<String>,
     flatten: bool,
 }
 
@@ -311,9 +325,13 @@ impl Serde {
     fn read(&mut self, meta: &Meta) {
         match meta {
             Meta::Path(path) if path.is_ident("flatten") => self.flatten = true,
-            Meta::NameValue(pair) if pair.path.is_ident("rename") || pair.path.is_ident("deserialize") => {
+            Meta::NameValue(pair) => {
                 if let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(name), .. }) = &pair.value {
-                    self.rename = Some(name.value());
+                    if pair.path.is_ident("rename") || pair.path.is_ident("deserialize") {
+                        self.rename = Some(name.value());
+                    } else if pair.path.is_ident("alias") {
+                        self.aliases.push(name.value());
+                    }
                 }
             }
             Meta::List(list) if list.path.is_ident("rename") => {

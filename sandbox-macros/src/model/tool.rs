@@ -192,12 +192,21 @@ fn wire_name(options: &ToolOptions, ident: &Ident, place: Place<'_>, errors: &mu
     (name, span)
 }
 
+/// An alias is a simple name, or a full one, `group:tool`.
+fn check_alias(alias: &LitStr, errors: &mut Errors) {
+    let value = alias.value();
+    let (group, name) = value.split_once(':').map_or((None, value.as_str()), |(group, name)| (Some(group), name));
+    for part in group.into_iter().chain([name]) {
+        check_name(&LitStr::new(part, alias.span()), "a tool", errors);
+    }
+}
+
 fn check_options(options: &ToolOptions, signature: &Signature, place: Place<'_>, errors: &mut Errors) {
     if let Some(group) = &options.group {
         check_name(group, "a group", errors);
     }
     for alias in &options.aliases {
-        check_name(alias, "a tool", errors);
+        check_alias(alias, errors);
     }
     if let (Some(config), false) = (&options.config, matches!(place, Place::Free { .. })) {
         errors.on(config, "`config` is an option of free tools; a backend takes its configuration by value in `new`");

@@ -84,7 +84,12 @@ impl Build<'_> {
             let aliases = view.aliases.iter().map(|alias| ("alias", *alias));
             let names =
                 [("name", view.name)].into_iter().chain(aliases).chain(view.group.map(|group| ("group", group)));
-            for (what, name) in names.filter(|(_, name)| !is_name(name)) {
+            // An alias may be a full name.
+            let is_right = |what: &str, name: &str| match name.split_once(':') {
+                Some((group, name)) => what == "alias" && is_name(group) && is_name(name),
+                None => is_name(name),
+            };
+            for (what, name) in names.filter(|(what, name)| !is_right(what, name)) {
                 self.errors.push(bad_name(&format!("{what} `{name}`"), &place));
             }
             if let Some(earlier) = views[..index].iter().find(|earlier| earlier.name == view.name) {

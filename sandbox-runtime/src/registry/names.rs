@@ -22,8 +22,11 @@ fn same(one: &ToolEntry, other: &ToolEntry) -> bool {
     (one.backend, one.index) == (other.backend, other.index)
 }
 
-fn spellings(tool: &ToolEntry) -> impl Iterator<Item = String> {
-    SEPARATORS.iter().map(|separator| tool.full_name.replacen(':', separator, 1))
+/// The full name, and each alias that is one, with other signs for the colon.
+fn spellings(tool: &ToolEntry) -> impl Iterator<Item = (&str, String)> {
+    let aliases = tool.info.aliases.iter().map(String::as_str).filter(|alias| alias.contains(':'));
+    let names = std::iter::once(tool.full_name.as_str()).chain(aliases);
+    names.flat_map(|name| SEPARATORS.iter().map(move |separator| (name, name.replacen(':', separator, 1))))
 }
 
 /// Sorts the tools by full name and leaves each name to one of them, so that a duplicate is one error and no more.
@@ -63,7 +66,7 @@ pub(super) fn table(tools: &[Arc<ToolEntry>]) -> Table {
             table.entry(name.into()).or_insert(Named::Tool(index));
         }
         for (index, tool) in tools() {
-            for spelling in spellings(tool) {
+            for (_, spelling) in spellings(tool) {
                 table.entry(spelling.into()).or_insert(Named::Tool(index));
             }
         }
@@ -83,6 +86,9 @@ pub(super) fn collisions(tools: &[Arc<ToolEntry>]) -> Vec<String> {
     let mut spelled: BTreeMap<String, &ToolEntry> = BTreeMap::new();
     // Two tools that share one spelling may share several: one error is enough.
     let mut told = BTreeSet::new();
+    // An alias that is another's full name is one mistake, whatever follows from it.
+    let is_of_another =
+        |name: &str, tool: &ToolEntry| tools.iter().any(|other| other.full_name == name && !same(other, tool));
     for tool in tools {
         for alias in &tool.info.aliases {
             let owners = aliases.entry(alias).or_default();
@@ -93,7 +99,7 @@ pub(super) fn collisions(tools: &[Arc<ToolEntry>]) -> Vec<String> {
         }
         names.entry(tool.full_name.clone()).or_default().push(("the full name", tool));
         names.entry(tool.info.name.clone()).or_default().push(("the name", tool));
-        for spelling in spellings(tool) {
+        for spelling in spellings(tool).filter(|(name, _)| !is_of_another(name, tool)).map(|(_, spelling)| spelling) {
             names.entry(spelling.clone()).or_default().push(("a spelling", tool));
             let first = *spelled.entry(spelling.clone()).or_insert(tool);
             if first.full_name != tool.full_name && told.insert((&first.full_name, &tool.full_name)) {

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use reqwest::header::HeaderValue;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use url::Url;
 
 use crate::outbound::{Allowed, header_value, seconds};
@@ -24,7 +24,7 @@ pub struct WebConfig {
     pub(super) brave_api_key: Option<Secret>,
     /// The key for Tavily.
     pub(super) tavily_api_key: Option<Secret>,
-    /// The address of a `SearXNG` instance whose `search.formats` has `json`; it needs no key.
+    /// The address of a SearXNG instance whose `search.formats` has `json`; it needs no key.
     #[schemars(with = "Option<String>")]
     pub(super) searxng_url: Option<Base>,
     /// Another address for the provider's API, such as that of a proxy.
@@ -114,7 +114,7 @@ impl WebConfig {
 }
 
 /// A search service.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     /// <https://serper.dev>: what Google finds.
@@ -140,7 +140,7 @@ impl Provider {
 }
 
 /// Who fetches pages.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VisitMethod {
     /// This server.
@@ -149,7 +149,7 @@ pub enum VisitMethod {
     Jina,
 }
 
-/// A model behind an API like that of `OpenAI`.
+/// A model behind an API like that of OpenAI.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SummaryConfig {
@@ -215,7 +215,7 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// The address of an API: `http` or `https`, without credentials, a query or a fragment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Base(Url);
 
 impl Base {

@@ -3,7 +3,6 @@
 //! A shared backend, on when `apis.websearch` is there: its tools share connections, turns at hosts, the processes that
 //! read documents, and what was found within the last minutes.
 
-mod budget;
 mod client;
 mod config;
 mod hosts;
@@ -27,7 +26,7 @@ use tokio::sync::Semaphore;
 pub use visit::{Format, WantedFormat};
 use visit::{Page, visit};
 
-use crate::{outbound::parse, reader::Reader};
+use crate::{api::budget, outbound::parse, reader::Reader};
 
 /// The backend.
 pub struct WebBackend {

@@ -3,7 +3,7 @@
 //! - Serper: <https://serper.dev/playground>
 //! - Brave Search: <https://api-dashboard.search.brave.com/app/documentation>
 //! - Tavily: <https://docs.tavily.com/documentation/api-reference/endpoint/search>
-//! - `SearXNG`: <https://docs.searxng.org/dev/search_api.html>
+//! - SearXNG: <https://docs.searxng.org/dev/search_api.html>
 
 use reqwest::header::{AUTHORIZATION, HeaderName};
 use sandbox_runtime::prelude::*;

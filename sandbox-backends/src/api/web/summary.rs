@@ -1,4 +1,4 @@
-//! Summaries of pages, by a model behind an API like that of `OpenAI`:
+//! Summaries of pages, by a model behind an API like that of OpenAI:
 //! <https://platform.openai.com/docs/api-reference/chat/create>.
 
 use std::time::Duration;

@@ -12,11 +12,11 @@ use url::{Host, Url};
 
 use super::{
     Shared,
-    budget::fingerprint,
     client::{Refusal, Request, Service, unreadable},
     config::{VisitMethod, WebConfig},
 };
 use crate::{
+    api::budget::fingerprint,
     outbound::{Download, Rules, charset, crawling, decode, download, essence, host_of, parse},
     reader::{Flaw, Form, Kind, Task, Unreadable},
 };

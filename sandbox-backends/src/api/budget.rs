@@ -7,14 +7,14 @@ use sha2::{Digest, Sha256};
 
 /// A part of a text, or of a list.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Part<T> {
-    pub(super) items: T,
+pub(crate) struct Part<T> {
+    pub(crate) items: T,
     /// The cursor of what follows.
-    pub(super) next: Option<String>,
+    pub(crate) next: Option<String>,
 }
 
 /// What tells one version of a text from another, in a cursor.
-pub(super) fn fingerprint(text: &str) -> String {
+pub(crate) fn fingerprint(text: &str) -> String {
     let digest = Sha256::digest(text);
     digest.iter().take(6).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -22,26 +22,29 @@ pub(super) fn fingerprint(text: &str) -> String {
     })
 }
 
+/// Where a cursor points, if it was given for what has this print.
+///
+/// # Errors
+/// `CONFLICT` for a cursor of something else, `INVALID_INPUT` for what is no cursor.
+pub(crate) fn offset(cursor: &str, print: &str) -> Result<usize> {
+    let (of, offset) = cursor.split_once('.').ok_or_else(|| no_cursor(cursor))?;
+    let offset = offset.parse().map_err(|_| no_cursor(cursor))?;
+    if of == print {
+        return Ok(offset);
+    }
+    let message = "`cursor` belongs to something else, or to what this was before it changed: begin without one";
+    Err(ToolError::new(ErrorCode::CONFLICT, message).with_reason("changed"))
+}
+
 /// At most `max` characters of a text, from where a cursor points; whole lines where that costs little.
 ///
 /// # Errors
 /// `CONFLICT` for a cursor of another version of the text, `INVALID_INPUT` for what is no cursor.
-pub(super) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) -> Result<Part<String>> {
-    let start = match cursor {
-        None => 0,
-        Some(cursor) => {
-            let (of, offset) = cursor.split_once('.').ok_or_else(|| no_cursor(cursor))?;
-            let offset: usize = offset.parse().map_err(|_| no_cursor(cursor))?;
-            if of != print {
-                let message = "the page has changed since the cursor was given: read it from its beginning";
-                return Err(ToolError::new(ErrorCode::CONFLICT, message).with_reason("page_changed"));
-            }
-            if !text.is_char_boundary(offset) {
-                return Err(no_cursor(cursor));
-            }
-            offset
-        }
-    };
+pub(crate) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) -> Result<Part<String>> {
+    let start = cursor.map_or(Ok(0), |cursor| {
+        let start = offset(cursor, print)?;
+        if text.is_char_boundary(start) { Ok(start) } else { Err(no_cursor(cursor)) }
+    })?;
     let rest = &text[start..];
     let Some((cut, _)) = rest.char_indices().nth(max) else {
         return Ok(Part { items: rest.to_owned(), next: None });
@@ -55,7 +58,7 @@ pub(super) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) ->
 ///
 /// # Errors
 /// `INVALID_INPUT` for what is no cursor.
-pub(super) fn list<T: Clone>(
+pub(crate) fn list<T: Clone>(
     all: &[T],
     max: usize,
     cursor: Option<&str>,

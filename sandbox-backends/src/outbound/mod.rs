@@ -222,7 +222,9 @@ async fn read(rules: &Rules<'_>, url: Url, mut response: Response) -> Result<Dow
 /// # Errors
 /// What [`request_failed`] makes of the failure.
 pub(crate) async fn read_body(host: &str, response: &mut Response, max: usize) -> Result<(Vec<u8>, bool)> {
-    let mut body = Vec::new();
+    // A length that is not true must not cost memory.
+    let announced = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut body = Vec::with_capacity(announced.min(max).min(1 << 20));
     while let Some(chunk) = response.chunk().await.map_err(|error| request_failed(host, &error))? {
         let room = max - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);

@@ -57,8 +57,7 @@ fn article(page: Document) -> (Option<String>, Option<(String, usize)>) {
     match reader.parse() {
         Ok(article) => {
             let found = Some(article.title.trim().to_owned()).filter(|title| !title.is_empty());
-            let length = article.text_content.split_whitespace().map(|word| word.chars().count() + 1).sum();
-            (found.or(title), Some((article.content.to_string(), length)))
+            (found.or(title), Some((article.content.to_string(), article.length)))
         }
         Err(_) => (title, None),
     }

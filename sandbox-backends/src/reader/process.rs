@@ -8,8 +8,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
+
 use super::wire::{self, Reply, Task};
 use crate::again::Role;
+
+/// What may be on its way between the server and a process.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// A process that reads one document after the other. Dropped, it is killed and waited for.
 pub(super) struct Process {
@@ -21,6 +26,10 @@ impl Process {
     /// Starts one.
     pub(super) fn start() -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
+        // As little going to and fro as the system's own limit allows.
+        for end in [&socket, &theirs] {
+            set_socket_send_buffer_size(end, BUFFER_BYTES)?;
+        }
         let child = Role::Reader
             .command()
             .stdin(Stdio::from(OwnedFd::from(theirs)))

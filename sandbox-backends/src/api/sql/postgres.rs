@@ -48,9 +48,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long a connection may take to be ready for the next query.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Ends a transaction, and what a query may have left behind in its connection beyond that.
-const TIDY: &str = "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
-    SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+/// Ends a transaction, and with it all that a query may have left behind in its connection: settings, listeners, cursors,
+/// temporary tables; but for locks of the session.
+const TIDY: &str = "ROLLBACK; SELECT pg_advisory_unlock_all()";
 
 /// Whether the role can do more than a transaction can forbid.
 const CAN_LEAVE: &str = "SELECT rolsuper OR EXISTS (SELECT FROM pg_roles p WHERE p.rolname IN \
@@ -198,9 +198,7 @@ async fn run(client: &Object, ask: &Ask, limit: Duration) -> Result<Came, Failur
     // A transaction can be made to write as long as it has read nothing; from here on it cannot. The statement goes out
     // together with that, since each way to the server and back counts.
     let limit = limit.as_millis().clamp(1, i32::MAX as u128);
-    let begin = format!(
-        "BEGIN READ ONLY; SELECT set_config('statement_timeout', '{limit}', true), set_config('lock_timeout', '0', true)"
-    );
+    let begin = format!("BEGIN READ ONLY; SELECT set_config('statement_timeout', '{limit}', true)");
     let text = match ask {
         Ask::Rows(query) => query.text.as_str(),
         Ask::Schema => SCHEMA,

@@ -203,8 +203,8 @@ async fn run(client: &Object, ask: &Ask, limit: Duration) -> Result<Came, Failur
         Ask::Rows(query) => query.text.as_str(),
         Ask::Schema => SCHEMA,
     };
-    let (begun, statement) = join(client.batch_execute(&begin), client.prepare(text)).await;
-    begun?;
+    let (started, statement) = join(client.batch_execute(&begin), client.prepare(text)).await;
+    started?;
     let statement = statement?;
     match ask {
         Ask::Rows(query) => Ok(Came::Rows(rows(client, statement, query).await?)),

@@ -119,9 +119,9 @@ async fn call(client: &reqwest::Client, server: &Process, tool: &str, params: &V
     let started = Instant::now();
     let request = client.post(format!("http://{}/execute", server.address)).header("Content-Type", "application/json");
     let text = request.body(body).send().await.unwrap().text().await.unwrap();
-    let took = started.elapsed();
+    let time = started.elapsed();
     assert!(text.starts_with("{\"success\":true"), "{}", &text[..text.len().min(500)]);
-    (text, took)
+    (text, time)
 }
 
 /// p10, median, least and most, in milliseconds.
@@ -217,14 +217,13 @@ fn at_once(runtime: &Runtime) {
     let took = started.elapsed();
     let readers: Vec<u64> = children(server.id()).into_iter().map(|id| memory(id, "VmHWM")).collect();
     let peak = memory(server.id(), "VmHWM");
-    let mib = |kib: u64| kib as f64 / 1024.0;
-    let sum = mib(peak + readers.iter().sum::<u64>());
+    let sum = (peak + readers.iter().sum::<u64>()) / 1024;
     println!(
-        "\n{AT_ONCE} visits at once, all different: {:.2} s; RSS of the server {:.0} MiB idle, {:.0} MiB at most, of its {} reading \
-        processes {:?} MiB at most; together {sum:.0} MiB (goal 200)",
+        "\n{AT_ONCE} visits at once, all different: {:.2} s; RSS of the server {} MiB idle, {} MiB at most, of its {} reading \
+        processes {:?} MiB at most; together {sum} MiB (goal 200)",
         took.as_secs_f64(),
-        mib(idle),
-        mib(peak),
+        idle / 1024,
+        peak / 1024,
         readers.len(),
         readers.iter().map(|kib| kib / 1024).collect::<Vec<_>>()
     );

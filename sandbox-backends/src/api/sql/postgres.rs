@@ -5,7 +5,6 @@ use std::{
     error::Error as _,
     fmt::Write as _,
     pin::pin,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,12 +12,7 @@ use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use futures_util::{TryStreamExt, future::join};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::ClientConfig;
 use sandbox_runtime::prelude::*;
 use serde_json::{Value, value::RawValue};
 use tokio::{
@@ -39,7 +33,7 @@ use super::{
     schema::TableInfo,
     sqlite::Until,
 };
-use crate::tls::TLS;
+use crate::tls::{self, TLS};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,7 +99,7 @@ impl PostgresDatabase {
     pub(super) fn new(config: &Config, connections: u32, allow_superuser: bool) -> Result<Self> {
         let mut config = config.clone();
         config.connect_timeout(CONNECT_TIMEOUT).application_name("sandbox");
-        let tls = MakeRustlsConnect::new(tls(config.get_ssl_mode())?);
+        let tls = MakeRustlsConnect::new(tls_for(config.get_ssl_mode())?);
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(config, tls.clone(), manager_config);
         let mut builder = Pool::builder(manager).max_size(connections as usize).runtime(Runtime::Tokio1);
@@ -539,50 +533,8 @@ fn ended() -> ToolError {
 }
 
 /// TLS as the URL asks for it.
-fn tls(mode: SslMode) -> Result<ClientConfig> {
-    let mut tls = TLS.clone().map_err(|_| ToolError::new(ErrorCode::INTERNAL_ERROR, "no TLS"))?;
-    if mode != SslMode::Require {
-        // Whoever accepts a connection in the clear gains nothing by refusing one whose certificate nobody vouches for.
-        tls.dangerous().set_certificate_verifier(Arc::new(Anyone(ring::default_provider())));
-    }
-    Ok(tls)
-}
-
-/// Accepts any certificate.
-#[derive(Debug)]
-struct Anyone(CryptoProvider);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn tls_for(mode: SslMode) -> Result<ClientConfig> {
+    // Whoever accepts a connection in the clear gains nothing by refusing one whose certificate nobody vouches for.
+    let config = if mode == SslMode::Require { TLS.clone() } else { tls::unverified() };
+    config.map_err(|_| ToolError::new(ErrorCode::INTERNAL_ERROR, "the TLS library refuses to start"))
 }

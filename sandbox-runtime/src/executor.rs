@@ -235,8 +235,9 @@ impl ToolExecutor {
         facts: &Facts,
     ) -> Result<Box<RawValue>> {
         let tool = &job.tool;
-        let params = tool.params.check(params.as_deref())?;
+        // That a tool is off says more than what is wrong with its parameters.
         let resource = tool.resource()?;
+        let params = tool.params.check(params.as_deref())?;
         let nested = job.depth > 0;
         if !nested && resource.gate.is_full(&job.worker) {
             return Err(Full::error(&resource.name));

@@ -138,7 +138,7 @@ fn visits(runtime: &Runtime, rounds: usize) {
     let pages = pages();
     let address = site(pages.to_vec());
     let server = start(&json!({ "websearch": {
-        "allow_private": [address.to_string()], "cache_seconds": 0, "content_limit": 10_000_000
+        "allow_private": [address.to_string()], "cache_seconds": 0, "content_limit": 2_000_000
     } }));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     println!("{rounds} interleaved rounds\n");
@@ -191,7 +191,7 @@ fn children(id: u32) -> Vec<u32> {
 fn at_once(runtime: &Runtime) {
     let address = site(pages().to_vec());
     let server = start(&json!({ "websearch": {
-        "allow_private": [address.to_string()], "per_host": AT_ONCE, "content_limit": 10_000_000
+        "allow_private": [address.to_string()], "per_host": AT_ONCE, "content_limit": 2_000_000
     } }));
     let idle = memory(server.id(), "VmRSS");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();

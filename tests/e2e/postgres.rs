@@ -11,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use crate::harness::{signal, until};
@@ -23,7 +24,7 @@ pub(crate) struct Postgres {
     process: Child,
     pub(crate) port: u16,
     programs: PathBuf,
-    _folder: tempfile::TempDir,
+    _folder: Arc<tempfile::TempDir>,
 }
 
 impl Postgres {
@@ -55,23 +56,34 @@ impl Postgres {
         let args =
             ["-D", data.to_str().unwrap(), "-U", "super", "-A", "scram-sha-256", &pwfile, "--no-sync", "-E", "UTF8"];
         assert!(program("initdb").args(args).status().unwrap().success(), "initdb");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let settings = [
-            "fsync=off".to_owned(),
-            format!("unix_socket_directories={}", folder.path().display()),
-            "listen_addresses=127.0.0.1".to_owned(),
-            format!("port={port}"),
-            "max_connections=30".to_owned(),
-        ];
-        let process = program("postgres")
-            .arg("-D")
-            .arg(&data)
-            .args(settings.iter().flat_map(|setting| ["-c", setting]))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { process, port, programs, _folder: folder };
-        until("PostgreSQL takes connections", || server.psql("postgres", "SELECT 1").is_some());
+        let folder = Arc::new(folder);
+        let server = loop {
+            // Another may take the port before the server does.
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let settings = [
+                "fsync=off".to_owned(),
+                format!("unix_socket_directories={}", folder.path().display()),
+                "listen_addresses=127.0.0.1".to_owned(),
+                format!("port={port}"),
+                "max_connections=30".to_owned(),
+            ];
+            let process = program("postgres")
+                .arg("-D")
+                .arg(&data)
+                .args(settings.iter().flat_map(|setting| ["-c", setting]))
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut server = Self { process, port, programs: programs.clone(), _folder: folder.clone() };
+            let mut ended = false;
+            until("PostgreSQL takes connections, or has ended", || {
+                ended = server.process.try_wait().unwrap().is_some();
+                ended || server.psql("postgres", "SELECT 1").is_some()
+            });
+            if !ended {
+                break server;
+            }
+        };
         server.psql("postgres", "CREATE DATABASE shop").unwrap();
         server.psql("shop", statements).unwrap();
         server
@@ -96,7 +108,8 @@ impl Postgres {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(statements.as_bytes()).unwrap();
+        // It may have given up already: the server may not be there yet.
+        let _ = child.stdin.take().unwrap().write_all(statements.as_bytes());
         let output = child.wait_with_output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
     }
@@ -105,7 +118,9 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // At once, but with its processes.
-        signal(self.process.id(), libc::SIGQUIT);
+        if matches!(self.process.try_wait(), Ok(None)) {
+            signal(self.process.id(), libc::SIGQUIT);
+        }
         let _ = self.process.wait();
     }
 }

@@ -108,9 +108,14 @@ impl Site {
                 let (answer, log, end) = (answer.clone(), log.clone(), end.clone());
                 let (now, peak) = (now.clone(), peak.clone());
                 threads.push(thread::spawn(move || {
-                    peak.fetch_max(now.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
-                    serve(stream, &*answer, &log, &end);
-                    now.fetch_sub(1, Ordering::AcqRel);
+                    // Counted until the answer begins: who has it may ask again before this thread goes on.
+                    let counted = |asked: &Asked| {
+                        peak.fetch_max(now.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
+                        let say = answer(asked);
+                        now.fetch_sub(1, Ordering::AcqRel);
+                        say
+                    };
+                    serve(stream, &counted, &log, &end);
                 }));
             }
             for thread in threads {

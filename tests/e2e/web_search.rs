@@ -228,6 +228,17 @@ fn failures_say_what_they_are() {
     }
 }
 
+/// A key that is a word changes no answer that holds that word.
+#[test]
+fn an_answer_is_not_searched_for_the_key() {
+    let site = Site::start(|asked| found("tavily", asked));
+    for key in ["One", "*", "results"] {
+        let server = server("tavily", &site, &json!({ "tavily_api_key": key }));
+        let reply = server.execute("agent", "web:search", &json!({ "query": "x" }));
+        assert_eq!(reply.data()["results"][0]["title"], "One");
+    }
+}
+
 #[test]
 fn a_failure_is_not_kept_and_may_pass() {
     let busy = std::sync::atomic::AtomicUsize::new(0);
@@ -307,6 +318,8 @@ fn results_beyond_the_budget_are_fetched_with_a_cursor() {
     assert_eq!((second["results"][0]["position"].as_u64(), &second["truncated"]), (Some(2), &json!(false)));
     assert_eq!(second["next_cursor"], Value::Null);
     assert_eq!(site.asked().len(), 1);
+    let reply = search(&server, &json!({ "query": "y", "cursor": first["next_cursor"] }));
+    assert_eq!((reply.code(), reply.reason()), (4009, "changed"));
 }
 
 #[test]

@@ -119,7 +119,10 @@ fn pages_of_every_kind_are_read() {
 fn what_cannot_be_read_is_named() {
     let site = Site::start(|asked| match asked.path.as_str() {
         "/broken.pdf" => Say::typed("application/pdf", "%PDF-1.4 and no more"),
-        "/bomb" => Say::html("<b id=1>".repeat(30_000) + &"<p>x".repeat(30_000)),
+        "/bomb" => {
+            Say::html((0..9_000).fold(String::new(), |all, id| all + &format!("<b id={id}>")) + &"<p>x".repeat(9_000))
+        }
+        "/scripts" => Say::html("<body><script>document.write('all of it')</script>"),
         "/zeros" => Say::typed("application/octet-stream", vec![0; 10]),
         "/circle" => Say::redirect("/circle"),
         "/large.pdf" => Say::typed("application/pdf", [pdf("x"), vec![b' '; 200_000]].concat()),
@@ -127,9 +130,14 @@ fn what_cannot_be_read_is_named() {
         _ => Say::Silence(Duration::from_mins(1)),
     });
     let server = server(&site, &json!({ "max_bytes": 150_000, "timeout_seconds": 20 }));
-    for (path, reason) in
-        [("/broken.pdf", Some("malformed")), ("/zeros", None), ("/circle", None), ("/large.pdf", None)]
-    {
+    for (path, reason) in [
+        ("/broken.pdf", Some("malformed")),
+        ("/zeros", None),
+        ("/circle", None),
+        ("/large.pdf", None),
+        ("/scripts", Some("no_text")),
+        ("/bomb", Some("too_complex")),
+    ] {
         let reply = visit(&server, &json!({ "url": site.url(path) }));
         assert_eq!((reply.code(), reply.body["error"]["reason"].as_str()), (5007, reason), "{path}: {reply:?}");
         assert!(!reply.body.to_string().contains(path), "{reply:?}");

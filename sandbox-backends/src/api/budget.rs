@@ -40,6 +40,7 @@ pub(crate) fn offset(cursor: &str, print: &str) -> Result<usize> {
 ///
 /// # Errors
 /// `CONFLICT` for a cursor of another version of the text, `INVALID_INPUT` for what is no cursor.
+#[cfg(feature = "web")]
 pub(crate) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) -> Result<Part<String>> {
     let start = cursor.map_or(Ok(0), |cursor| {
         let start = offset(cursor, print)?;
@@ -57,16 +58,18 @@ pub(crate) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) ->
 /// The items of a list from where a cursor points, as many as have room in `max` characters, but at least one.
 ///
 /// # Errors
-/// `INVALID_INPUT` for what is no cursor.
+/// `CONFLICT` for a cursor of another list, `INVALID_INPUT` for what is no cursor.
 pub(crate) fn list<T: Clone>(
     all: &[T],
+    print: &str,
     max: usize,
     cursor: Option<&str>,
     size: impl Fn(&T) -> usize,
 ) -> Result<Part<Vec<T>>> {
     let start = match cursor {
         None => 0,
-        Some(cursor) => cursor.parse().ok().filter(|start| *start <= all.len()).ok_or_else(|| no_cursor(cursor))?,
+        Some(cursor) => offset(cursor, print)
+            .and_then(|start| if start <= all.len() { Ok(start) } else { Err(no_cursor(cursor)) })?,
     };
     let mut used = 0;
     let fits = |item: &&T| {
@@ -75,7 +78,7 @@ pub(crate) fn list<T: Clone>(
     };
     let count = all[start..].iter().take_while(fits).count().max(1).min(all.len() - start);
     let end = start + count;
-    let next = (end < all.len()).then(|| end.to_string());
+    let next = (end < all.len()).then(|| format!("{print}.{end}"));
     Ok(Part { items: all[start..end].to_vec(), next })
 }
 
@@ -89,7 +92,7 @@ fn no_cursor(found: &str) -> ToolError {
     )
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "web"))]
 mod tests {
     use super::*;
 
@@ -125,8 +128,11 @@ mod tests {
         }
         let stale = format!("{}.0", fingerprint("another"));
         assert_eq!(text("x", &print, 5, Some(&stale)).expect_err("stale").code(), ErrorCode::CONFLICT);
-        for cursor in ["", "x", "-1", "4"] {
-            assert_eq!(list(&[1, 2, 3], 9, Some(cursor), |_| 1).expect_err(cursor).code(), ErrorCode::INVALID_INPUT);
+        for cursor in ["", "x", "p.-1", "p.4"] {
+            assert_eq!(
+                list(&[1, 2, 3], "p", 9, Some(cursor), |_| 1).expect_err(cursor).code(),
+                ErrorCode::INVALID_INPUT
+            );
         }
     }
 
@@ -134,11 +140,11 @@ mod tests {
     fn a_list_comes_whole_in_parts() {
         let all = [5, 5, 20, 1];
         let size = |item: &usize| *item;
-        let part = |max, cursor| list(&all, max, cursor, size).expect("a part");
-        assert_eq!(part(10, None), Part { items: vec![5, 5], next: Some("2".to_owned()) });
-        assert_eq!(part(10, Some("2")), Part { items: vec![20], next: Some("3".to_owned()) });
-        assert_eq!(part(10, Some("3")), Part { items: vec![1], next: None });
+        let part = |max, cursor| list(&all, "p", max, cursor, size).expect("a part");
+        assert_eq!(part(10, None), Part { items: vec![5, 5], next: Some("p.2".to_owned()) });
+        assert_eq!(part(10, Some("p.2")), Part { items: vec![20], next: Some("p.3".to_owned()) });
+        assert_eq!(part(10, Some("p.3")), Part { items: vec![1], next: None });
         assert_eq!(part(100, None), Part { items: all.to_vec(), next: None });
-        assert_eq!(list(&[], 1, None, size).expect("a part"), Part { items: vec![], next: None });
+        assert_eq!(list(&[], "p", 1, None, size).expect("a part"), Part { items: vec![], next: None });
     }
 }

@@ -90,7 +90,10 @@ pub(crate) fn parse(parameter: &str, text: &str) -> Result<Url> {
         return Err(wrong(format!("{} bytes", text.len())));
     }
     // The parser's own words hold nothing of the URL, which may hold a secret.
-    let url = Url::parse(text).map_err(|error| wrong(format!("what is no URL: {error}")))?;
+    let url = Url::parse(text).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => wrong("one that does not begin with https:// or http://".to_owned()),
+        error => wrong(format!("what is no URL: {error}")),
+    })?;
     if matches!(url.scheme(), "http" | "https") { Ok(url) } else { Err(wrong("another scheme".to_owned())) }
 }
 
@@ -124,7 +127,8 @@ pub(crate) async fn check(allow_private: &[Allowed], url: &Url) -> Result<Vec<So
     if may_reach(allow_private, &name, &addresses) {
         return Ok(addresses);
     }
-    Err(denied("is or leads to an address that is not public").with_reason("private_address"))
+    Err(denied("is an address that is not public, and that `allow_private` does not name")
+        .with_reason("private_address"))
 }
 
 /// Whether the addresses that `name` resolved to may be connected to.

@@ -5,22 +5,30 @@ use dom_smoothie::{Config, Readability, TextMode};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 use url::Url;
 
-use super::wire::{Form, Task};
+use super::{
+    tables,
+    wire::{Form, Task},
+};
 
 /// What nobody reads.
 const INVISIBLE: &str = "script, style, noscript, template, svg, canvas, iframe, object, embed, link, input, select, \
                          textarea, dialog, [hidden], [aria-hidden='true'], [style*='display:none'], \
                          [style*='display: none']";
 
+/// What leads elsewhere.
+const MENUS: &str = "nav, [role='navigation'], [role='search']";
+
 /// What surrounds the text of a page that is no article.
-const FRAME: &str = "nav, aside, footer, form button, [role='navigation'], [role='banner'], [role='search'], \
-                     [role='contentinfo']";
+const FRAME: &str = "aside, footer, form button, [role='banner'], [role='contentinfo']";
 
 /// An article that has less than this share of the text is none: the page is a manual, a list or a table.
 const MIN_SHARE: f64 = 0.3;
 
 /// A page with less text than this is shown as the article, however short, in characters.
 const SMALL_PAGE: usize = 5_000;
+
+/// A link that would be longer is left as it is, in bytes.
+const MAX_LINK: usize = 2048;
 
 /// How far into a page its encoding may be named, in bytes.
 const PRESCAN_BYTES: usize = 1024;
@@ -31,6 +39,7 @@ pub(super) fn read(task: &Task, bytes: &[u8]) -> (Option<String>, String) {
     let page = Document::from(html.as_ref());
     drop(html);
     page.select(INVISIBLE).remove();
+    page.select(MENUS).remove();
     tidy(&page, task.base.as_deref());
     let text = page.body().map_or(0, |body| body.normalized_char_count());
     let (title, article) = article(page.clone());
@@ -63,8 +72,21 @@ fn article(page: Document) -> (Option<String>, Option<(String, usize)>) {
     }
 }
 
-/// Makes every link absolute.
+/// Makes links absolute, tables regular, and powers visible.
 fn tidy(page: &Document, base: Option<&str>) {
+    tables::regular(page);
+    for node in page.select("sup").nodes() {
+        // Not a mark of a footnote, which is a link.
+        if node.element_children().is_empty() && node.text().trim().chars().any(char::is_alphanumeric) {
+            node.set_text(format!("^{}", node.text().trim()));
+        }
+    }
+    for node in page.select("a[href^='#']").nodes() {
+        // What manuals put behind headings to copy their address.
+        if matches!(node.text().trim(), "" | "#" | "\u{b6}" | "\u{a7}" | "\u{1f517}") {
+            node.remove_from_parent();
+        }
+    }
     let base = base.and_then(|base| Url::parse(base).ok());
     let base = match (base, page.base_uri()) {
         (Some(base), Some(own)) => Some(base.join(&own).unwrap_or(base)),
@@ -75,7 +97,8 @@ fn tidy(page: &Document, base: Option<&str>) {
             for node in page.select(elements).nodes() {
                 // A link within the page stays one.
                 let value = node.attr_or(attribute, "");
-                if let Some(url) = base.join(&value).ok().filter(|_| !value.starts_with('#')) {
+                let whole = base.join(&value).ok().filter(|url| url.as_str().len() <= MAX_LINK);
+                if let Some(url) = whole.filter(|_| !value.starts_with('#')) {
                     node.set_attr(attribute, url.as_str());
                 }
             }
@@ -86,8 +109,8 @@ fn tidy(page: &Document, base: Option<&str>) {
 }
 
 fn write(form: Form, page: &Document) -> String {
-    // The terms and definitions of a list would run together.
-    for node in page.select("dt, dd").nodes() {
+    // They would run together with what follows.
+    for node in page.select("dt, dd, summary, figcaption").nodes() {
         node.rename("p");
     }
     let text = match form {

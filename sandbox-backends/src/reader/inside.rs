@@ -2,15 +2,14 @@
 
 use std::{
     fs::File,
-    io::BufWriter,
+    io::{BufWriter, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     process::exit,
     thread,
 };
 
 use super::{
-    confine::{self, peak_kib},
-    html, pdf,
+    confine, html, pdf,
     wire::{self, Flaw, Kind, Reply, Task},
 };
 
@@ -23,8 +22,11 @@ pub(crate) fn main() -> ! {
     exit(i32::from(!matches!(served, Ok(Ok(())))))
 }
 
+/// The longest title, in characters.
+const MAX_TITLE: usize = 500;
+
 /// More than the server gives a document.
-const LIMIT_SECONDS: u8 = 30;
+const LIMIT_SECONDS: u8 = 15;
 
 fn serve() {
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return };
@@ -32,7 +34,10 @@ fn serve() {
         return;
     }
     let mut socket = File::from(socket);
-    while let Ok((task, document)) = wire::receive::<Task>(&mut socket) {
+    if socket.write_all(&[wire::CONFINED]).is_err() {
+        return;
+    }
+    while let Ok((task, document)) = wire::receive::<Task>(&mut socket, wire::MAX_DOCUMENT_BYTES) {
         confine::end_in(LIMIT_SECONDS);
         let read = catch_unwind(AssertUnwindSafe(|| match task.kind {
             Kind::Html => Ok(html::read(&task, &document)),
@@ -44,7 +49,8 @@ fn serve() {
             Err(_) => (None, String::new(), Some(Flaw::Malformed)),
         };
         confine::end_in(0);
-        let reply = Reply { title, flaw, peak_kib: peak_kib() };
+        let title = title.map(|title| title.chars().take(MAX_TITLE).collect());
+        let reply = Reply { title, flaw };
         let mut socket = BufWriter::new(&mut socket);
         if wire::send(&mut socket, &reply, content.as_bytes()).is_err() {
             return;

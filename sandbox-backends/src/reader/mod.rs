@@ -10,6 +10,7 @@ mod html;
 mod inside;
 mod pdf;
 mod process;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -27,7 +28,10 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 pub(crate) use wire::{Flaw, Form, Kind, Task};
 
 /// How long a document may take.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Processes beyond the number of cores.
+const SPARE: usize = 2;
 
 /// A process that needed more memory than this is not used again: it may not give it back.
 const KEEP_BELOW_KIB: u64 = 96 << 10;
@@ -54,7 +58,8 @@ pub(crate) enum Unreadable {
     Broken(io::Error),
 }
 
-/// Processes that read documents; as many at once as the machine has cores.
+/// Processes that read documents; a few more at once than the machine has cores, so that documents which take their time
+/// do not hold up all others.
 pub(crate) struct Reader {
     idle: Arc<Mutex<Vec<Process>>>,
     turns: Arc<Semaphore>,
@@ -64,7 +69,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new() -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
-        Self { idle: Arc::default(), turns: Arc::new(Semaphore::new(cores)), limit: LIMIT }
+        Self { idle: Arc::default(), turns: Arc::new(Semaphore::new(cores + SPARE)), limit: LIMIT }
     }
 
     /// Reads one document. Dropped, it ends the process that is at it.
@@ -91,7 +96,7 @@ impl Reader {
             }
             match answer {
                 Ok((reply, content)) => {
-                    if reply.peak_kib < KEEP_BELOW_KIB && line.let_go() {
+                    if process.peak_kib() < KEEP_BELOW_KIB && line.let_go() {
                         idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);
                     }
                     match reply.flaw {

@@ -1,17 +1,22 @@
 //! The server's side of a reading process.
 
 use std::{
-    io,
+    fs,
+    io::{self, Read},
     net::Shutdown,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Child, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::wire::{self, Reply, Task};
 use crate::again::Role;
+
+/// How long a process may take to be ready; machines can be busy.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// What may be on its way between the server and a process.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -36,7 +41,21 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Self { child, socket })
+        let mut process = Self { child, socket };
+        // One that could not give up what it must not have reads nothing.
+        let mut word = [0];
+        process.socket.set_read_timeout(Some(START_LIMIT))?;
+        process.socket.read_exact(&mut word)?;
+        process.socket.set_read_timeout(None)?;
+        if word == [wire::CONFINED] { Ok(process) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    /// The most memory that it has had, in KiB. It cannot say so itself: what the kernel tells it begins with the memory of
+    /// the program that started it.
+    pub(super) fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(u64::MAX)
     }
 
     /// Its process id.
@@ -49,7 +68,7 @@ impl Process {
     pub(super) fn ask(&mut self, line: &Line, task: &Task, document: &[u8]) -> io::Result<(Reply, String)> {
         line.hold(self.socket.try_clone()?)?;
         wire::send(&mut self.socket, task, document)?;
-        let (reply, content) = wire::receive(&mut self.socket)?;
+        let (reply, content) = wire::receive(&mut self.socket, wire::MAX_CONTENT_BYTES)?;
         Ok((reply, String::from_utf8(content).map_err(|_| io::ErrorKind::InvalidData)?))
     }
 }

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The longest header, in bytes.
 const MAX_HEADER_BYTES: usize = 1 << 20;
-/// The longest body, in bytes.
-const MAX_BODY_BYTES: usize = 256 << 20;
+/// The longest document, in bytes.
+pub(super) const MAX_DOCUMENT_BYTES: usize = 256 << 20;
+/// The longest content that is made of one, in bytes: what is many times as long as a page would be repeats something.
+pub(super) const MAX_CONTENT_BYTES: usize = 16 << 20;
 
 /// What is to be done with the body that follows.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -52,9 +54,10 @@ pub(crate) enum Flaw {
 pub(super) struct Reply {
     pub(super) title: Option<String>,
     pub(super) flaw: Option<Flaw>,
-    /// The most memory that the process has had, in KiB.
-    pub(super) peak_kib: u64,
 }
+
+/// What a process says once it is confined.
+pub(super) const CONFINED: u8 = b'!';
 
 /// Sends a header and its body.
 pub(super) fn send(to: &mut impl Write, header: &impl Serialize, body: &[u8]) -> io::Result<()> {
@@ -68,9 +71,9 @@ pub(super) fn send(to: &mut impl Write, header: &impl Serialize, body: &[u8]) ->
 }
 
 /// Receives a header and its body; `UnexpectedEof` if the other side has gone.
-pub(super) fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
+pub(super) fn receive<T: DeserializeOwned>(from: &mut impl Read, max_body: usize) -> io::Result<(T, Vec<u8>)> {
     let header = part(from, MAX_HEADER_BYTES)?;
-    let body = part(from, MAX_BODY_BYTES)?;
+    let body = part(from, max_body)?;
     Ok((serde_json::from_slice(&header)?, body))
 }
 

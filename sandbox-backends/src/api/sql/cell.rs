@@ -23,6 +23,8 @@ pub(super) enum Cell {
     Int(i64),
     Float(f64),
     Text(String),
+    /// The beginning of a text that has so many bytes.
+    Cut(String, usize),
     /// What the database itself wrote as JSON.
     Json(Box<RawValue>),
 }
@@ -37,6 +39,7 @@ impl Serialize for Cell {
             Self::Float(value) if !value.is_finite() => serializer.collect_str(value),
             Self::Float(value) => serializer.serialize_f64(*value),
             Self::Text(text) => serializer.serialize_str(text),
+            Self::Cut(begin, whole) => serializer.collect_str(&format_args!("{begin} .. (of {whole} bytes)")),
             Self::Json(json) => json.serialize(serializer),
         }
     }
@@ -44,30 +47,27 @@ impl Serialize for Cell {
 
 impl Cell {
     /// Characters, about.
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match self {
             Self::Null | Self::Bool(_) => 5,
             Self::Int(_) | Self::Float(_) => 12,
             Self::Text(text) => text.len() + 3,
+            Self::Cut(begin, _) => begin.len() + 24,
             Self::Json(json) => json.get().len() + 1,
         }
     }
 
     /// Shortens a long text, and says so where it ends.
-    fn shorten(&mut self, max: usize) -> bool {
-        let (text, json) = match self {
-            Self::Text(text) => (text.as_str(), false),
-            Self::Json(json) => (json.get(), true),
-            _ => return false,
+    fn shorten(&mut self, max: usize) {
+        let (text, whole) = match self {
+            Self::Text(text) => (text.as_str(), text.len()),
+            Self::Json(json) => (json.get(), json.get().len()),
+            Self::Cut(begin, whole) => (begin.as_str(), *whole),
+            _ => return,
         };
-        if text.len() <= max {
-            return false;
+        if let Some((end, _)) = text.char_indices().nth(max) {
+            *self = Self::Cut(text[..end].to_owned(), whole);
         }
-        let Some((end, _)) = text.char_indices().nth(max) else { return false };
-        let left = text[end..].chars().count();
-        let what = if json { " of JSON" } else { "" };
-        *self = Self::Text(format!("{} .. ({left} more characters{what})", &text[..end]));
-        true
     }
 }
 
@@ -112,7 +112,7 @@ impl Collector {
         if size > self.left && self.table.rows.is_empty() {
             let each = (self.max_chars / row.len().max(1)).max(20);
             for cell in &mut row {
-                self.table.shortened |= cell.shorten(each);
+                cell.shorten(each);
             }
             size = self.left;
         }
@@ -121,6 +121,7 @@ impl Collector {
             return false;
         }
         self.left -= size;
+        self.table.shortened |= row.iter().any(|cell| matches!(cell, Cell::Cut(..)));
         self.table.rows.push(row);
         true
     }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SqlConfig {
-    /// The databases by name: the path of an SQLite file, or a URL `postgres://user:password@host:5432/database`. With
+    /// The databases by name: the path of an SQLite file (a relative one is
+    /// relative to where the server was started), or a URL `postgres://user:password@host:5432/database`. With
     /// `sslmode=require` the server must have a valid certificate; otherwise the connection is encrypted if it can be.
     #[schemars(with = "BTreeMap<String, String>")]
     pub(super) databases: BTreeMap<String, Source>,
@@ -72,7 +73,8 @@ impl<'de> Deserialize<'de> for Source {
             let expected = "expected a URL such as postgres://user:password@host:5432/database";
             return text.parse().map(|config| Self::Postgres(Box::new(config))).map_err(|_| D::Error::custom(expected));
         }
-        let path = text.strip_prefix("sqlite:").map_or(text.as_str(), |path| path.trim_start_matches("//"));
+        // `sqlite:///shop.db` is relative, and with one slash more absolute, as SQLAlchemy has it.
+        let path = text.strip_prefix("sqlite:///").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(&text);
         if path.is_empty() || path.contains("://") {
             return Err(D::Error::custom("expected the path of an SQLite file, or a URL that begins with postgres://"));
         }

@@ -18,18 +18,22 @@ pub use cell::Column;
 use cell::{Cell, Query};
 use config::Source;
 pub use config::SqlConfig;
+use futures_util::future::join_all;
 use postgres::PostgresDatabase;
 use sandbox_runtime::prelude::*;
 pub use schema::{ForeignKey, TableColumn, TableInfo};
 use schemars::JsonSchema;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use sqlite::{SqliteFile, Until};
 
 use super::budget;
 
 /// What a call keeps back to answer in time.
 const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+
+/// How long a file is looked at when the server starts.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The backend.
 pub struct SqlBackend {
@@ -104,6 +108,25 @@ pub struct QueryResult {
     next_cursor: Option<String>,
 }
 
+/// Values for placeholders.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Params {
+    /// By position.
+    List(Vec<Value>),
+    /// By name.
+    Named(Map<String, Value>),
+}
+
+impl Params {
+    fn into_value(self) -> Value {
+        match self {
+            Self::List(values) => values.into(),
+            Self::Named(values) => values.into(),
+        }
+    }
+}
+
 /// Reads databases with SQL.
 #[backend(name = "sql", config = "apis.text2sql")]
 impl SqlBackend {
@@ -111,18 +134,28 @@ impl SqlBackend {
         Ok(Self { config })
     }
 
-    async fn warmup(&self) -> Result<Databases> {
+    async fn warmup(&self, resource: &ResourceContext) -> Result<Databases> {
         let SqlConfig { connections, allow_superuser, .. } = self.config;
         let open = |(name, source): (&String, &Source)| {
             let database = match source {
-                Source::Sqlite(path) => Database::Sqlite(SqliteFile::new(path.clone(), connections)),
+                Source::Sqlite(path) => Database::Sqlite(SqliteFile::new(name, path.clone(), connections)),
                 Source::Postgres(config) => {
-                    Database::Postgres(PostgresDatabase::new(config, connections, allow_superuser)?)
+                    Database::Postgres(PostgresDatabase::new(name, config, connections, allow_superuser)?)
                 }
             };
             Ok((name.clone(), database))
         };
-        self.config.databases.iter().map(open).collect::<Result<_>>().map(Databases)
+        let databases: BTreeMap<String, Database> = self.config.databases.iter().map(open).collect::<Result<_>>()?;
+        // One that is away now may come back: it is said, and stops nothing.
+        let states = join_all(databases.iter().map(async |(name, database)| {
+            let state = match database.probe().await {
+                Ok(()) => "ready".to_owned(),
+                Err(error) => error.message().to_owned(),
+            };
+            (name.clone(), state)
+        }));
+        resource.set_facts(json!({ "databases": states.await.into_iter().collect::<BTreeMap<_, _>>() }));
+        Ok(Databases(databases))
     }
 
     async fn shutdown(&self, databases: Databases) -> Result<()> {
@@ -157,9 +190,9 @@ impl SqlBackend {
         tables: Option<Vec<String>>,
         /// Most characters of the answer.
         #[default = 40_000]
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 2_000_000))]
         max_chars: u32,
-        /// `next_cursor` of an answer to the same request, for the tables after it.
+        /// `next_cursor` of an answer to the same request, for the tables for which it had no room.
         cursor: Option<String>,
     ) -> Result<SchemaPart> {
         let database = databases.get(&db)?;
@@ -170,15 +203,16 @@ impl SqlBackend {
         };
         if let Some(wanted) = tables {
             for name in &wanted {
-                if !found.iter().any(|table| table.name.eq_ignore_ascii_case(name)) {
+                if !found.iter().any(|table| is_called(table, name)) {
                     let message = format!("database `{db}` has no table `{}`", quotable(name));
                     let names = nearest(name, found.iter().map(|table| table.name.as_str()));
                     return Err(ToolError::new(ErrorCode::NO_RESULTS_FOUND, message).with_candidates(names));
                 }
             }
-            found.retain(|table| wanted.iter().any(|name| table.name.eq_ignore_ascii_case(name)));
+            found.retain(|table| wanted.iter().any(|name| is_called(table, name)));
         }
-        let part = budget::list(&found, max_chars as usize, cursor.as_deref(), TableInfo::size)?;
+        let print = budget::fingerprint(&format!("{db}\0{found:?}"));
+        let part = budget::list(&found, &print, max_chars as usize, cursor.as_deref(), TableInfo::size)?;
         let truncated = part.next.is_some();
         Ok(SchemaPart { db, dialect: database.dialect(), tables: part.items, truncated, next_cursor: part.next })
     }
@@ -198,7 +232,7 @@ impl SqlBackend {
         query: String,
         /// Values for the query's placeholders: a list for `?` of SQLite or `$1` of PostgreSQL, or with SQLite an object for
         /// `:name`.
-        params: Option<Value>,
+        params: Option<Params>,
         /// Most rows; the server's own setting by default.
         #[schemars(range(min = 1, max = 10_000))]
         max_rows: Option<u32>,
@@ -207,12 +241,13 @@ impl SqlBackend {
         timeout_ms: Option<u64>,
         /// Most characters of the rows together.
         #[default = 40_000]
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 2_000_000))]
         max_chars: u32,
         /// `next_cursor` of an answer to the same query, for the rows after it.
         cursor: Option<String>,
     ) -> Result<QueryResult> {
         let database = databases.get(&db)?;
+        let params = params.map(Params::into_value);
         let print = budget::fingerprint(&format!("{db}\0{query}\0{}", params.as_ref().unwrap_or(&Value::Null)));
         let skip = match cursor.as_deref() {
             None => 0,
@@ -253,12 +288,29 @@ impl Databases {
 }
 
 impl Database {
+    /// Whether it can be read now.
+    async fn probe(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(file) => {
+                let until = Until { deadline: Instant::now() + PROBE_LIMIT, cancel: CancellationToken::new() };
+                file.probe(until).await
+            }
+            Self::Postgres(database) => database.probe().await,
+        }
+    }
+
     fn dialect(&self) -> Dialect {
         match self {
             Self::Sqlite(_) => Dialect::Sqlite,
             Self::Postgres(_) => Dialect::Postgresql,
         }
     }
+}
+
+/// Whether a table is meant by a name, with or without quotes and the schema `public`.
+fn is_called(table: &TableInfo, name: &str) -> bool {
+    let bare = |name: &str| name.trim_start_matches("public.").replace('"', "");
+    bare(&table.name).eq_ignore_ascii_case(&bare(name))
 }
 
 /// As much of a name as an error repeats.

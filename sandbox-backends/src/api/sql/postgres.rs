@@ -5,6 +5,7 @@ use std::{
     error::Error as _,
     fmt::Write as _,
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_postgres::{
-    Config, Error, Row, Statement,
+    Config, Error, Row, SimpleQueryMessage, Statement,
     config::SslMode,
     error::SqlState,
     types::{Format, FromSql, IsNull, ToSql, Type, private::BytesMut},
@@ -42,14 +43,15 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long a connection may take to be ready for the next query.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Ends a transaction, and with it all that a query may have left behind in its connection: settings, listeners, cursors,
-/// temporary tables; but for locks of the session.
-const TIDY: &str = "ROLLBACK; SELECT pg_advisory_unlock_all()";
+/// Ends a transaction, and with it what a query may have left behind in its connection: settings, listeners, cursors,
+/// temporary tables; locks of the session too. Then asks for what is left all the same: statements that it has prepared.
+const TIDY: &str =
+    "ROLLBACK; SELECT pg_advisory_unlock_all(); SELECT count(*) FROM pg_prepared_statements WHERE from_sql";
 
-/// Whether the role can do more than a transaction can forbid.
-const CAN_LEAVE: &str = "SELECT rolsuper OR EXISTS (SELECT FROM pg_roles p WHERE p.rolname IN \
-    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files') AND pg_has_role(current_user, p.oid, \
-    'member')) FROM pg_roles WHERE rolname = current_user";
+/// Whether the role is, or can become, one that can do more than a transaction can forbid.
+const CAN_LEAVE: &str = "SELECT EXISTS (SELECT FROM pg_roles p WHERE (p.rolsuper OR p.rolname IN \
+    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) \
+    AND (pg_has_role(session_user, p.oid, 'member') OR pg_has_role(current_user, p.oid, 'member')))";
 
 /// The reason that the pool gives for such a role.
 const REFUSED_ROLE: &str = "role";
@@ -79,6 +81,8 @@ const SCHEMA: &str = "SELECT CASE WHEN n.nspname = 'public' THEN '' ELSE quote_i
 /// A database and connections to it, which the runtime that outlives calls drives.
 #[derive(Clone)]
 pub(super) struct PostgresDatabase {
+    /// Its name, for the log.
+    name: Arc<str>,
     pool: Pool,
     tls: MakeRustlsConnect,
 }
@@ -96,7 +100,7 @@ enum Came {
 }
 
 impl PostgresDatabase {
-    pub(super) fn new(config: &Config, connections: u32, allow_superuser: bool) -> Result<Self> {
+    pub(super) fn new(name: &str, config: &Config, connections: u32, allow_superuser: bool) -> Result<Self> {
         let mut config = config.clone();
         config.connect_timeout(CONNECT_TIMEOUT).application_name("sandbox");
         let tls = MakeRustlsConnect::new(tls_for(config.get_ssl_mode())?);
@@ -113,7 +117,17 @@ impl PostgresDatabase {
             builder = builder.post_create(check);
         }
         let pool = builder.build().tool_err(ErrorCode::INTERNAL_ERROR)?;
-        Ok(Self { pool, tls })
+        Ok(Self { name: name.into(), pool, tls })
+    }
+
+    /// Whether there is a connection; on the runtime that is to drive it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) async fn probe(&self) -> Result<()> {
+        let limit = Some(CONNECT_TIMEOUT);
+        let timeouts = Timeouts { wait: limit, create: limit, recycle: limit };
+        self.pool.timeout_get(&timeouts).await.map(drop).map_err(|error| no_connection(&self.name, &error))
     }
 
     /// Closes its connections.
@@ -164,7 +178,7 @@ impl PostgresDatabase {
         };
         let client = match client {
             Ok(client) => client,
-            Err(error) => return drop(answer.send(Err(no_connection(&error)))),
+            Err(error) => return drop(answer.send(Err(no_connection(&self.name, &error)))),
         };
         let token = client.cancel_token();
         let result = select! {
@@ -178,13 +192,22 @@ impl PostgresDatabase {
         };
         let _ = answer.send(result);
         // Rows that nobody wanted are still coming, from a query that found more than was asked for; not for long.
-        let tidied = whole && timeout(DRAIN, client.batch_execute(TIDY)).await.is_ok_and(|tidied| tidied.is_ok());
-        if !tidied {
+        if !(whole && timeout(DRAIN, tidy(&client)).await.unwrap_or(false)) {
             // Not for the next: something may still be running in it.
             drop(Object::take(client));
-            let _ = token.cancel_query(self.tls).await;
+            let _ = timeout(CONNECT_TIMEOUT, token.cancel_query(self.tls)).await;
         }
     }
+}
+
+/// Whether the connection is as it was.
+async fn tidy(client: &Object) -> bool {
+    let Ok(answers) = client.simple_query(TIDY).await else { return false };
+    let last = answers.iter().rev().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    last == Some("0")
 }
 
 /// Asks within a transaction of its own, which [`TIDY`] ends.
@@ -223,6 +246,11 @@ fn table(row: &Row) -> Result<TableInfo, Failure> {
 
 /// The rows of a statement, as far as they are wanted.
 async fn rows(client: &Object, statement: Statement, query: &Query) -> Result<Table, Failure> {
+    // What answers no rows reads nothing: it would change the session, or the data.
+    if statement.columns().is_empty() {
+        let message = "a statement that answers rows is expected, such as a SELECT: the database can only be read";
+        return Err(Failure::Tool(ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("read_only")));
+    }
     let columns: Vec<Column> = statement
         .columns()
         .iter()
@@ -373,10 +401,10 @@ fn params(statement: &Statement, params: Option<&Value>) -> Result<Vec<Param>, F
     let values = match params {
         None => &[][..],
         Some(Value::Array(values)) => values.as_slice(),
-        Some(_) => return Err(wrong("a list, for the placeholders $1, $2 ..".to_owned(), "something else")),
+        Some(_) => return Err(wrong("a list, for the placeholders $1, $2 ..".to_owned(), "an object")),
     };
     if values.len() != kinds.len() {
-        return Err(wrong(format!("{} values", kinds.len()), &values.len().to_string()));
+        return Err(wrong(format!("as many values as placeholders, {}", kinds.len()), &values.len().to_string()));
     }
     Ok(values.iter().zip(kinds).map(|(value, kind)| Param(param(value, kind))).collect())
 }
@@ -481,8 +509,10 @@ fn explain(failure: &Failure) -> (ToolError, bool) {
                 false,
             )
         }
-        // A prepared statement that the driver counted on is gone.
-        "26" => (ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the connection has lost its statements"), false),
+        // A prepared statement that the driver counted on is gone, or not its own.
+        _ if *state == SqlState::DUPLICATE_PSTATEMENT || class == "26" => {
+            (ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the connection has lost its statements"), false)
+        }
         _ => {
             let expected = "a statement that PostgreSQL can run";
             (ToolError::parameter(ErrorCode::INVALID_INPUT, "query", expected, found), true)
@@ -491,7 +521,7 @@ fn explain(failure: &Failure) -> (ToolError, bool) {
 }
 
 /// Why there is no connection; nothing of where it would go.
-fn no_connection(error: &PoolError) -> ToolError {
+fn no_connection(database: &str, error: &PoolError) -> ToolError {
     let failed = |why: &str| ToolError::new(ErrorCode::DEPENDENCY_FAILURE, format!("the database {why}"));
     match error {
         PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
@@ -505,7 +535,7 @@ fn no_connection(error: &PoolError) -> ToolError {
             ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("superuser")
         }
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            tracing::warn!(%error, cause = error.source().map(tracing::field::display), "no connection to a database");
+            tracing::warn!(database, %error, cause = error.source().map(tracing::field::display), "no connection to a database");
             match error.code().map(|state| &state.code()[..2]) {
                 Some("28") => failed("refuses the user or the password"),
                 Some("3D") => failed("server has no database of that name"),
@@ -514,7 +544,7 @@ fn no_connection(error: &PoolError) -> ToolError {
             }
         }
         other => {
-            tracing::warn!(error = %other, "no connection to a database");
+            tracing::warn!(database, error = %other, "no connection to a database");
             failed("cannot be reached")
         }
     }

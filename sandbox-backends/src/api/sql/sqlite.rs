@@ -3,22 +3,24 @@
 
 use std::{
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use memchr::memmem;
 use rusqlite::{
     Connection, Error, ErrorCode as Sqlite, OpenFlags, Statement,
     config::DbConfig,
+    functions::FunctionFlags,
     hooks::{AuthAction, AuthContext, Authorization},
     limits::Limit,
     types::{ToSqlOutput, Value as SqlValue, ValueRef},
 };
 use sandbox_runtime::prelude::*;
 use serde_json::Value;
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{select, sync::Semaphore, task::spawn_blocking, time::sleep_until};
 
 use super::{
     cell::{Cell, Collector, Column, Query, Table},
@@ -26,11 +28,19 @@ use super::{
 };
 
 /// The longest value, and row, in bytes.
-const MAX_VALUE_BYTES: i32 = 16 << 20;
+const MAX_VALUE_BYTES: i32 = 8 << 20;
+/// The most columns of a result.
+const MAX_COLUMNS: i32 = 500;
+/// The most memory of all queries together, sorted rows included, in bytes.
+const HEAP_BYTES: i64 = 512 << 20;
+/// The longest pattern of `LIKE` and `GLOB`, in bytes.
+const MAX_PATTERN_BYTES: i32 = 256;
 /// The longest statement, in bytes.
 const MAX_STATEMENT_BYTES: i32 = 1 << 20;
 /// How many steps of the engine's machine pass between two looks at the clock.
 const STEPS: i32 = 1000;
+/// What is read of a value however little room there is, in bytes.
+const MIN_CELL_BYTES: usize = 64;
 /// How long a writer is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +63,8 @@ const REFUSED_FUNCTIONS: [&str; 6] =
 
 /// A file, and connections to it that wait for a query.
 pub(super) struct SqliteFile {
+    /// Its name, for the log.
+    name: Arc<str>,
     path: PathBuf,
     idle: Arc<Mutex<Vec<Opened>>>,
     turns: Arc<Semaphore>,
@@ -72,14 +84,18 @@ pub(super) struct Until {
 }
 
 impl Until {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     fn is_over(&self) -> bool {
         self.cancel.is_cancelled() || Instant::now() >= self.deadline
     }
 }
 
 impl SqliteFile {
-    pub(super) fn new(path: PathBuf, connections: u32) -> Self {
-        Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(connections as usize)) }
+    pub(super) fn new(name: &str, path: PathBuf, connections: u32) -> Self {
+        Self { name: name.into(), path, idle: Arc::default(), turns: Arc::new(Semaphore::new(connections as usize)) }
     }
 
     /// Runs a query.
@@ -88,6 +104,14 @@ impl SqliteFile {
     /// What [`explain`] makes of the engine's.
     pub(super) async fn query(&self, query: Query, until: Until) -> Result<Table> {
         self.run(until, move |connection| execute(connection, &query)).await
+    }
+
+    /// Whether it can be opened.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(super) async fn probe(&self, until: Until) -> Result<()> {
+        self.run(until, |_| Ok(())).await
     }
 
     /// The tables and views.
@@ -104,15 +128,25 @@ impl SqliteFile {
         until: Until,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = self.turns.clone().acquire_owned().await.tool_err(ErrorCode::INTERNAL_ERROR)?;
-        let (path, idle) = (self.path.clone(), self.idle.clone());
+        let turn = select! {
+            turn = self.turns.clone().acquire_owned() => turn.tool_err(ErrorCode::INTERNAL_ERROR)?,
+            () = until.cancel.cancelled() => return Err(ToolError::new(ErrorCode::CANCELLED, "the query was cancelled")),
+            () = sleep_until(until.deadline.into()) => {
+                let message = "no connection to the database came free in time";
+                return Err(ToolError::new(ErrorCode::TIMEOUT_ERROR, message));
+            }
+        };
+        let (name, path, idle) = (self.name.clone(), self.path.clone(), self.idle.clone());
         // Who is dropped has no use for the answer.
         let until = Until { cancel: until.cancel.child_token(), ..until };
         let _left = until.cancel.clone().drop_guard();
         let job = spawn_blocking(move || {
             let _turn = turn;
-            let missing = || ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the database file cannot be opened");
-            let found = std::fs::metadata(&path).map_err(|_| missing())?;
+            let missing = |error: &dyn std::error::Error| {
+                tracing::warn!(database = &*name, %error, "a database file cannot be opened");
+                ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the database file cannot be opened")
+            };
+            let found = std::fs::metadata(&path).map_err(|error| missing(&error))?;
             let file = (found.dev(), found.ino());
             let waiting = {
                 let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,8 +155,15 @@ impl SqliteFile {
             };
             let mut opened = match waiting {
                 Some(opened) => opened,
-                None => Opened { connection: open(&path).map_err(|_| missing())?, file },
+                None => Opened {
+                    connection: open(&path, until.left()).map_err(|error| {
+                        missing(&error);
+                        explain(&error)
+                    })?,
+                    file,
+                },
             };
+            let _ = opened.connection.busy_timeout(until.left().min(BUSY_TIMEOUT));
             let over = until.clone();
             opened.connection.progress_handler(STEPS, Some(move || over.is_over())).map_err(|error| explain(&error))?;
             let answer = work(&opened.connection);
@@ -142,28 +183,83 @@ impl SqliteFile {
 }
 
 /// Opens the file so that nothing but reading is possible.
-fn open(path: &std::path::Path) -> rusqlite::Result<Connection> {
+fn open(path: &Path, left: Duration) -> rusqlite::Result<Connection> {
     let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.busy_timeout(left.min(BUSY_TIMEOUT))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
     connection.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT_BYTES)?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_COLUMN, MAX_COLUMNS)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_PATTERN_BYTES)?;
+    linear_functions(&connection)?;
+    // What is sorted must not fill the disk either.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.query_row(&format!("PRAGMA hard_heap_limit = {HEAP_BYTES}"), [], |_| Ok(()))?;
     // Opening looks at nothing: what is no database shows itself now.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     connection.authorizer(Some(authorize))?;
     Ok(connection)
 }
 
+/// Functions of the engine whose time grows with the product of two lengths: the progress handler is not asked within a
+/// function, so nothing could end them.
+fn linear_functions(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    let text = |value: ValueRef<'_>| match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(value) => Some(value.to_string().into_bytes()),
+        ValueRef::Real(value) => Some(value.to_string().into_bytes()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
+    };
+    connection.create_scalar_function("instr", 2, flags, move |context| {
+        let (Some(hay), Some(needle)) = (text(context.get_raw(0)), text(context.get_raw(1))) else { return Ok(None) };
+        let blobs = [0, 1].iter().all(|index| matches!(context.get_raw(*index), ValueRef::Blob(_)));
+        let before = memmem::find(&hay, &needle).map(|at| &hay[..at]);
+        // In characters, which begin with a byte that continues none; of blobs in bytes.
+        let count =
+            |before: &[u8]| if blobs { before.len() } else { before.iter().filter(|b| *b & 0xc0 != 0x80).count() };
+        Ok(Some(before.map_or(0, |before| i64::try_from(count(before) + 1).unwrap_or(i64::MAX))))
+    })?;
+    connection.create_scalar_function("replace", 3, flags, move |context| {
+        let parts = [0, 1, 2].map(|index| text(context.get_raw(index)));
+        let [Some(hay), Some(needle), Some(with)] = parts else { return Ok(None) };
+        let mut out = Vec::new();
+        let mut from = 0;
+        let found = if needle.is_empty() { None } else { Some(memmem::find_iter(&hay, &needle)) };
+        for at in found.into_iter().flatten() {
+            out.extend_from_slice(&hay[from..at]);
+            out.extend_from_slice(&with);
+            from = at + needle.len();
+            if out.len() > MAX_VALUE_BYTES.unsigned_abs() as usize {
+                return Err(Error::UserFunctionError("string or blob too big".into()));
+            }
+        }
+        out.extend_from_slice(&hay[from..]);
+        Ok(Some(String::from_utf8_lossy(&out).into_owned()))
+    })
+}
+
 /// Judges each thing that a statement would do.
 fn authorize(context: AuthContext<'_>) -> Authorization {
     match context.action {
-        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => Authorization::Allow,
         AuthAction::Function { function_name } => {
             let refused = REFUSED_FUNCTIONS.iter().any(|name| name.eq_ignore_ascii_case(function_name));
             if refused { Authorization::Deny } else { Authorization::Allow }
+        }
+        // The pragma is what FTS5 asks for before it searches.
+        AuthAction::Select
+        | AuthAction::Read { .. }
+        | AuthAction::Recursive
+        | AuthAction::Pragma { pragma_name: "data_version", pragma_value: None } => Authorization::Allow,
+        AuthAction::Insert { table_name }
+        | AuthAction::Delete { table_name }
+        | AuthAction::Update { table_name, .. }
+            if ["_node", "_rowid", "_parent"].iter().any(|end| table_name.ends_with(end)) =>
+        {
+            Authorization::Allow
         }
         AuthAction::Pragma { pragma_name, .. } => {
             let allowed = PRAGMAS.iter().any(|name| name.eq_ignore_ascii_case(pragma_name));
@@ -193,13 +289,16 @@ fn execute(connection: &Connection, query: &Query) -> Result<Table> {
             continue;
         }
         let mut cells = Vec::with_capacity(count);
+        let mut room = query.max_chars;
         for (index, column) in columns.iter_mut().enumerate() {
             let value = row.get_ref(index).map_err(|error| explain(&error))?;
             if column.kind.is_empty() {
                 // An expression has the type that its values have.
                 kind(value).clone_into(&mut column.kind);
             }
-            cells.push(cell(value));
+            let cell = cell(value, room.max(MIN_CELL_BYTES));
+            room = room.saturating_sub(cell.size());
+            cells.push(cell);
         }
         if !taken.take(cells) {
             break;
@@ -218,7 +317,7 @@ fn bind(statement: &mut Statement<'_>, params: Option<&Value>) -> Result<()> {
         None => return Err(wrong(format!("{wanted} values, for the placeholders of the query"), "none".to_owned())),
         Some(Value::Array(values)) => {
             if values.len() != wanted {
-                return Err(wrong(format!("{wanted} values"), values.len().to_string()));
+                return Err(wrong(format!("as many values as placeholders, {wanted}"), values.len().to_string()));
             }
             for (index, value) in values.iter().enumerate() {
                 statement.raw_bind_parameter(index + 1, Param(value)).map_err(|error| explain(&error))?;
@@ -245,10 +344,8 @@ fn bind(statement: &mut Statement<'_>, params: Option<&Value>) -> Result<()> {
                 ));
             }
         }
-        Some(other) => {
-            let found = if other.is_string() { "a string" } else { "a single value" };
-            return Err(wrong("a list or an object".to_owned(), found.to_owned()));
-        }
+        // The tool takes nothing else.
+        Some(_) => return Err(wrong("a list or an object".to_owned(), "another value".to_owned())),
     }
     Ok(())
 }
@@ -281,12 +378,22 @@ fn kind(value: ValueRef<'_>) -> &'static str {
     }
 }
 
-fn cell(value: ValueRef<'_>) -> Cell {
+/// A value; of a long one little more than there is room for, which is then shortened like any other.
+fn cell(value: ValueRef<'_>, room: usize) -> Cell {
     match value {
         ValueRef::Null => Cell::Null,
         ValueRef::Integer(value) => Cell::Int(value),
         ValueRef::Real(value) => Cell::Float(value),
+        // A character takes at most four bytes.
+        ValueRef::Text(text) if text.len() > room * 4 => {
+            let begin = String::from_utf8_lossy(&text[..room * 4]).chars().take(room).collect::<String>();
+            Cell::Cut(begin, text.len())
+        }
         ValueRef::Text(text) => Cell::Text(String::from_utf8_lossy(text).into_owned()),
+        // Base64 has four characters for three bytes.
+        ValueRef::Blob(bytes) if bytes.len() > room => {
+            Cell::Cut(BASE64_STANDARD.encode(&bytes[..room / 4 * 3]), bytes.len())
+        }
         ValueRef::Blob(bytes) => Cell::Text(BASE64_STANDARD.encode(bytes)),
     }
 }
@@ -315,7 +422,12 @@ fn schema(connection: &Connection) -> rusqlite::Result<Vec<TableInfo>> {
                     comment: None,
                 })
             };
-            let columns = columns.query_map([&name], column)?.collect::<rusqlite::Result<_>>()?;
+            // A view of what is gone has no columns, and hides no other.
+            let described = columns.query_map([&name], column).and_then(Iterator::collect);
+            let (columns, comment) = match described {
+                Ok(columns) => (columns, None),
+                Err(error) => (Vec::new(), Some(format!("cannot be read: {error}"))),
+            };
             let mut foreign_keys: Vec<(i64, ForeignKey)> = Vec::new();
             let mut parts = keys.query([&name])?;
             while let Some(row) = parts.next()? {
@@ -331,7 +443,7 @@ fn schema(connection: &Connection) -> rusqlite::Result<Vec<TableInfo>> {
             }
             let kind = if kind == "view" { "view" } else { "table" };
             let foreign_keys = foreign_keys.into_iter().map(|(_, key)| key).collect();
-            Ok(TableInfo { name, kind: kind.to_owned(), comment: None, columns, foreign_keys })
+            Ok(TableInfo { name, kind: kind.to_owned(), comment, columns, foreign_keys })
         })
         .collect()
 }
@@ -345,6 +457,12 @@ fn explain(error: &Error) -> ToolError {
         Some(Sqlite::OperationInterrupted) => {
             ToolError::new(ErrorCode::TIMEOUT_ERROR, "the query takes longer than it may")
         }
+        Some(Sqlite::ReadOnly)
+            if error.sqlite_error().is_some_and(|error| error.extended_code & 0xff != error.extended_code) =>
+        {
+            // A writer has crashed, and only another writer can mend that.
+            ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the database has to be mended by a writer first")
+        }
         Some(Sqlite::AuthorizationForStatementDenied | Sqlite::ReadOnly) => {
             let message = "the database can only be read: a SELECT is expected";
             ToolError::new(ErrorCode::PERMISSION_DENIED, message).with_reason("read_only")
@@ -356,6 +474,9 @@ fn explain(error: &Error) -> ToolError {
             ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the database file cannot be read")
         }
         _ => match error {
+            Error::SqlInputError { msg, .. } if msg.starts_with("not authorized") => {
+                ToolError::new(ErrorCode::PERMISSION_DENIED, msg.clone()).with_reason("read_only")
+            }
             Error::SqlInputError { msg, offset, .. } if *offset >= 0 => query(format!("{msg}, at byte {offset}")),
             Error::SqlInputError { msg, .. } | Error::SqliteFailure(_, Some(msg)) => query(msg.clone()),
             Error::MultipleStatement => query("several statements; send them one by one".to_owned()),

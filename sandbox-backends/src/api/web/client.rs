@@ -52,7 +52,11 @@ impl Request {
     }
 
     /// Adds a key, in a header and behind a prefix.
+    /// An empty one is none: a variable that is not set, say.
     pub(super) fn key(mut self, header: HeaderName, prefix: &str, key: &Secret) -> Self {
+        if key.expose().is_empty() {
+            return self;
+        }
         self.headers.insert(header, key.header(prefix));
         self.secret = Some(key.clone());
         self
@@ -165,12 +169,9 @@ async fn send(client: Client, service: Service, request: Request) -> Result<Vec<
     let mut response = builder.send().await.map_err(failed)?;
     let status = response.status().as_u16();
     let pause = retry_after(response.headers());
-    let (mut body, more) = read_body(service.name, &mut response, MAX_ANSWER_BYTES).await.map_err(Failure::Failed)?;
-    if let Some(secret) = &request.secret {
-        hide(&mut body, secret.expose().as_bytes());
-    }
+    let (body, more) = read_body(service.name, &mut response, MAX_ANSWER_BYTES).await.map_err(Failure::Failed)?;
     if !(200..300).contains(&status) {
-        return Err(Failure::Refused(Refusal { status, words: words(&body) }, pause));
+        return Err(Failure::Refused(Refusal { status, words: words(&body, request.secret.as_ref()) }, pause));
     }
     if more {
         let message = format!("the answer of {} is longer than {} MiB", service.name, MAX_ANSWER_BYTES >> 20);
@@ -179,22 +180,16 @@ async fn send(client: Client, service: Service, request: Request) -> Result<Vec<
     Ok(body)
 }
 
-/// Overwrites a key that a service repeats.
-fn hide(body: &mut [u8], secret: &[u8]) {
-    if secret.is_empty() {
-        return;
-    }
-    while let Some(at) = memchr::memmem::find(body, secret) {
-        body[at..at + secret.len()].fill(b'*');
-    }
-}
-
-/// What a service says about a refusal: the first text that stands where services put it.
-fn words(body: &[u8]) -> String {
+/// What a service says about a refusal: the first text that stands where services put it, without the key.
+fn words(body: &[u8], secret: Option<&Secret>) -> String {
     let places =
         ["/message", "/error/message", "/error/detail", "/detail/error", "/detail", "/error", "/readableMessage"];
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let found = places.iter().find_map(|place| body.pointer(place)?.as_str()).unwrap_or_default();
+    let found = match secret.map(Secret::expose).filter(|secret| !secret.is_empty()) {
+        Some(secret) => found.replace(secret, "***"),
+        None => found.to_owned(),
+    };
     found.chars().filter(|letter| !letter.is_control()).take(MAX_WORDS).collect()
 }
 

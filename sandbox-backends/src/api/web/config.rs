@@ -42,7 +42,8 @@ pub struct WebConfig {
     #[serde(deserialize_with = "results")]
     pub(super) max_results: u32,
     /// Characters of a page in an answer whose request does not say how many; the rest is fetched with a cursor.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 2_000_000))]
+    #[serde(deserialize_with = "content_limit")]
     pub(super) content_limit: u32,
     /// What may be visited although it is not public: hosts, `host:port`, IP addresses, `address:port` or CIDR blocks. A host
     /// is trusted with every address that its name has.
@@ -258,6 +259,12 @@ fn results<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> 
     let count = u32::deserialize(deserializer)?;
     let expected = format!("expected 1 to {MAX_RESULTS}, found {count}");
     (1..=MAX_RESULTS).contains(&count).then_some(count).ok_or_else(|| D::Error::custom(expected))
+}
+
+fn content_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let count = u32::deserialize(deserializer)?;
+    let expected = format!("expected 1 to 2000000, found {count}");
+    (1..=2_000_000).contains(&count).then_some(count).ok_or_else(|| D::Error::custom(expected))
 }
 
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

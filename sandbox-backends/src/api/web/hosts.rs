@@ -1,4 +1,4 @@
-//! How many requests go to one host at once.
+//! How many requests go to one host at once, and how many of them are one worker's.
 
 use std::{
     collections::HashMap,

@@ -22,11 +22,15 @@ use providers::{Query, images, reverse_images, search};
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 pub use visit::{Format, WantedFormat};
 use visit::{Page, visit};
 
 use crate::{api::budget, outbound::parse, reader::Reader};
+
+/// Documents that are read at once for one worker; there are turns for at least one more.
+const READINGS_OF_WORKER: u32 = 2;
 
 /// The backend.
 pub struct WebBackend {
@@ -40,6 +44,10 @@ pub struct Shared {
     searches: Semaphore,
     /// Turns at the hosts of pages.
     hosts: Hosts,
+    /// Those of one worker, which must leave some to the others.
+    hosts_of_worker: Hosts,
+    /// Documents of one worker that are being read, for the same reason.
+    readings_of_worker: Hosts,
     reader: Reader,
     kept: Cache<Question, Kept>,
 }
@@ -51,6 +59,16 @@ enum Question {
     Images(Query),
     ReverseImages(String, u32),
     Page(String, WantedFormat),
+}
+
+impl Question {
+    /// Bytes in memory, about.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Search(query) | Self::Images(query) => query.text.len(),
+            Self::ReverseImages(url, _) | Self::Page(url, _) => url.len(),
+        }
+    }
 }
 
 /// What was found.
@@ -67,7 +85,7 @@ impl Kept {
         match self {
             Self::Hits(hits) => hits.iter().map(hit_size).sum(),
             Self::Images(images) => images.iter().map(image_size).sum(),
-            Self::Page(page) => page.content.len(),
+            Self::Page(page) => page.content.len() + page.final_url.len() + page.title.as_deref().map_or(0, str::len),
         }
     }
 }
@@ -152,6 +170,12 @@ pub struct Failed {
     name: &'static str,
     /// What happened.
     message: String,
+    /// The reason, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// What had been done so far: the page that could not be summed up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
 }
 
 /// One search, or several.
@@ -187,16 +211,25 @@ impl WebBackend {
         Ok(Self { config })
     }
 
-    async fn warmup(&self) -> Result<Shared> {
+    async fn warmup(&self, resource: &ResourceContext) -> Result<Shared> {
         let config = &self.config;
+        let search = match providers::is_configured(config) {
+            Ok(()) => "ready".to_owned(),
+            Err(error) => error.message().to_owned(),
+        };
+        resource.set_facts(json!({ "provider": config.provider.name(), "search": search }));
         Ok(Shared {
             client: ApiClient::new(config.retries)?,
             searches: Semaphore::new(config.concurrent_searches as usize),
             hosts: Hosts::new(config.per_host),
+            hosts_of_worker: Hosts::new(config.per_host - config.per_host / 4),
+            readings_of_worker: Hosts::new(READINGS_OF_WORKER),
             reader: Reader::new(),
             kept: Cache::builder()
                 .max_capacity(u64::from(config.cache_mib) << 20)
-                .weigher(|_, kept: &Kept| kept.weight().saturating_add(256).try_into().unwrap_or(u32::MAX))
+                .weigher(|question: &Question, kept: &Kept| {
+                    (question.weight() + kept.weight() + 256).try_into().unwrap_or(u32::MAX)
+                })
                 .time_to_live(Duration::from_secs(config.cache_seconds.into()))
                 .build(),
         })
@@ -222,9 +255,9 @@ impl WebBackend {
         time_range: Option<TimeRange>,
         /// Most characters of the results of each search together.
         #[default = 20_000]
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 2_000_000))]
         max_chars: u32,
-        /// `next_cursor` of an answer to the same `query`, for the results after it.
+        /// `next_cursor` of an answer to the same `query`, for the results for which it had no room.
         cursor: Option<String>,
     ) -> Result<Searches> {
         let count = max_results.unwrap_or(self.config.max_results);
@@ -232,7 +265,8 @@ impl WebBackend {
         let one = async |text: String, cursor: Option<&str>| {
             let query = Query { text: text.clone(), count, time_range };
             let hits = self.hits(shared, context, query).await?;
-            let part = budget::list(&hits, max_chars as usize, cursor, hit_size)?;
+            let print = budget::fingerprint(&format!("{text}\0{hits:?}"));
+            let part = budget::list(&hits, &print, max_chars as usize, cursor, hit_size)?;
             let truncated = part.next.is_some();
             let provider = self.config.provider.name();
             Ok(Search { query: text, results: part.items, provider, truncated, next_cursor: part.next })
@@ -247,8 +281,8 @@ impl WebBackend {
         }
     }
 
-    /// Read a web page: its article as Markdown, without menus and advertisements; of a manual or a list all of it. Reads
-    /// plain text, JSON and PDF too. Private addresses are refused. A long page comes in parts: ask again with `next_cursor`.
+    /// Read a web page: its article as Markdown, without menus and advertisements; where a page is no article,
+    /// all of it. Reads plain text, JSON and PDF too; does not run scripts. Private addresses are refused. A long page comes in parts: ask again with `next_cursor`.
     /// Give `url` for one page, or `urls` for several at once.
     #[tool(read_only, idempotent)]
     async fn visit(
@@ -268,7 +302,7 @@ impl WebBackend {
         #[default = "markdown"]
         format: WantedFormat,
         /// Most characters of each page; the server's own setting by default.
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 2_000_000))]
         max_chars: Option<u32>,
         /// `next_cursor` of an answer for the same `url`, for what follows it.
         cursor: Option<String>,
@@ -331,9 +365,9 @@ impl WebBackend {
         max_results: Option<u32>,
         /// Most characters of the results together.
         #[default = 20_000]
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 2_000_000))]
         max_chars: u32,
-        /// `next_cursor` of an answer to the same query, for the results after it.
+        /// `next_cursor` of an answer to the same query, for the results for which it had no room.
         cursor: Option<String>,
     ) -> Result<ImageSearch> {
         let count = max_results.unwrap_or(self.config.max_results);
@@ -357,9 +391,9 @@ impl WebBackend {
         max_results: Option<u32>,
         /// Most characters of the results together.
         #[default = 20_000]
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 2_000_000))]
         max_chars: u32,
-        /// `next_cursor` of an answer for the same picture, for the results after it.
+        /// `next_cursor` of an answer for the same picture, for the results for which it had no room.
         cursor: Option<String>,
     ) -> Result<ImageSearch> {
         parse("image_url", &image_url)?;
@@ -432,7 +466,8 @@ impl WebBackend {
         cursor: Option<&str>,
     ) -> Result<ImageSearch> {
         let Kept::Images(images) = kept else { return Err(mixed_up()) };
-        let part = budget::list(&images, max_chars as usize, cursor, image_size)?;
+        let print = budget::fingerprint(&format!("{query}\0{images:?}"));
+        let part = budget::list(&images, &print, max_chars as usize, cursor, image_size)?;
         let truncated = part.next.is_some();
         Ok(ImageSearch { query, results: part.items, provider: provider.name(), truncated, next_cursor: part.next })
     }
@@ -488,12 +523,13 @@ fn together<T: Serialize>(results: Vec<(String, Result<T>)>, key: &str) -> Resul
         Ok(done) => Outcome::Done(done),
         Err(error) => {
             let (code, name) = (error.code().number(), error.code().name());
-            Outcome::Failed { of, error: Failed { code, name, message: error.message().to_owned() } }
+            let (reason, data) = (error.body().reason.clone(), error.data().cloned());
+            Outcome::Failed { of, error: Failed { code, name, message: error.message().to_owned(), reason, data } }
         }
     };
     let outcomes: Vec<_> = results.into_iter().map(outcome).collect();
     let Some(error) = first_error.filter(|_| failed) else { return Ok(outcomes) };
-    let data = serde_json::json!({ key: outcomes });
+    let data = json!({ key: outcomes });
     // One reason is worth more than the news that there are several.
     let error = if alike {
         error

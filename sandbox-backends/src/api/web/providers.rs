@@ -145,6 +145,14 @@ fn access(config: &WebConfig, provider: Provider) -> Result<Access<'_>> {
     Ok(Access { service, base: base.cloned().unwrap_or_else(|| Base::known(url)), key: Some(key) })
 }
 
+/// Whether searches have what they need.
+///
+/// # Errors
+/// `API_KEY_NOT_CONFIGURED`, naming the setting.
+pub(super) fn is_configured(config: &WebConfig) -> Result<()> {
+    access(config, config.provider).map(drop)
+}
+
 fn not_configured(service: Service) -> ToolError {
     let Service { name, setting } = service;
     let message = format!("{name} needs `apis.websearch.{setting}`, which this server does not have");

@@ -98,16 +98,21 @@ pub(super) async fn visit(
     format: WantedFormat,
 ) -> Result<Page> {
     let url = parse(parameter, url)?;
-    let host = url.host_str().unwrap_or_default().to_owned();
+    let host = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    let worker = context.worker();
     let visit = async {
+        let _own = shared.hosts_of_worker.turn(&format!("{worker} {host}")).await?;
         let _turn = shared.hosts.turn(&host).await?;
         match config.visit_method {
-            VisitMethod::Direct => direct(config, shared, url.clone(), format).await,
-            VisitMethod::Jina => jina(config, shared, context, &url, format).await,
+            VisitMethod::Direct => Ok(Fetched::Body(direct(config, url.clone()).await?)),
+            VisitMethod::Jina => Ok(Fetched::Page(jina(config, shared, context, &url, format).await?)),
         }
     };
     match tokio::time::timeout(config.timeout(), visit).await {
-        Ok(page) => page,
+        // What a page is made of is not the site's fault: reading it has a limit of its own.
+        Ok(Ok(Fetched::Body(download))) => read(shared, worker, download, format).await,
+        Ok(Ok(Fetched::Page(page))) => Ok(page),
+        Ok(Err(error)) => Err(error),
         Err(_) => {
             let message = format!("{} sent no whole page within {} s", host_of(&url), config.timeout_seconds);
             Err(ToolError::new(ErrorCode::TIMEOUT_ERROR, message))
@@ -115,8 +120,16 @@ pub(super) async fn visit(
     }
 }
 
+/// What was fetched.
+enum Fetched {
+    /// As the site sent it.
+    Body(Download),
+    /// As the Jina reader made it.
+    Page(Page),
+}
+
 /// Fetches a page from its own server, again if that is busy or away.
-async fn direct(config: &WebConfig, shared: &Shared, url: Url, format: WantedFormat) -> Result<Page> {
+async fn direct(config: &WebConfig, url: Url) -> Result<Download> {
     let rules = Rules {
         timeout: config.timeout(),
         max_bytes: config.max_bytes as usize,
@@ -153,11 +166,10 @@ async fn direct(config: &WebConfig, shared: &Shared, url: Url, format: WantedFor
             pause.map(|pause| failure.as_ref().ok().and_then(|download| download.retry_after).unwrap_or(pause))
         })
         .await;
-    let download = match fetched {
-        Ok(download) | Err(Ok(download)) => download,
-        Err(Err(error)) => return Err(error),
-    };
-    read(shared, download, format).await
+    match fetched {
+        Ok(download) | Err(Ok(download)) => Ok(download),
+        Err(Err(error)) => Err(error),
+    }
 }
 
 /// What a body is.
@@ -181,13 +193,15 @@ fn recognize(essence: Option<&str>, body: &[u8]) -> Option<Body> {
         None if begins("<!doctype html") || begins("<html") => Some(Body::Html),
         None | Some("application/octet-stream") if body.contains(&0) => None,
         Some("text/markdown") => Some(Body::Plain(Format::Markdown)),
-        Some(essence) if essence.ends_with("json") => Some(Body::Plain(Format::Json)),
+        Some(essence) if essence.ends_with("json") && essence != "application/x-ndjson" => {
+            Some(Body::Plain(Format::Json))
+        }
         _ => Some(Body::Plain(Format::Text)),
     }
 }
 
 /// Makes of a body what is wanted.
-async fn read(shared: &Shared, download: Download, wanted: WantedFormat) -> Result<Page> {
+async fn read(shared: &Shared, worker: &WorkerId, download: Download, wanted: WantedFormat) -> Result<Page> {
     let Download { url, status, content_type, body, truncated: cut, .. } = download;
     let essence = content_type.as_deref().map(essence);
     let charset = content_type.as_deref().and_then(charset);
@@ -210,7 +224,13 @@ async fn read(shared: &Shared, download: Download, wanted: WantedFormat) -> Resu
         return Ok(Page::new(&url, status, format, None, content, cut));
     };
     let task = Task { kind, form, charset: charset.map(|found| found.name().to_owned()), base: Some(url.to_string()) };
+    let bytes = body.len();
+    let _own = shared.readings_of_worker.turn(worker.as_str()).await?;
     let reading = shared.reader.read(task, body).await.map_err(|error| unreadable_page(&url, kind, &error))?;
+    if reading.content.is_empty() && bytes > 0 && status < 400 {
+        let why = "has a page without text; it may be made by scripts, which are not run here";
+        return Err(crawling(&url, why).with_reason("no_text"));
+    }
     Ok(Page::new(&url, status, format, reading.title, reading.content, cut))
 }
 

@@ -76,9 +76,11 @@ fn article(page: Document) -> (Option<String>, Option<(String, usize)>) {
 fn tidy(page: &Document, base: Option<&str>) {
     tables::regular(page);
     for node in page.select("sup").nodes() {
-        // Not a mark of a footnote, which is a link.
-        if node.element_children().is_empty() && node.text().trim().chars().any(char::is_alphanumeric) {
-            node.set_text(format!("^{}", node.text().trim()));
+        // Not the ending of an ordinal, and not a mark of a footnote, which is a link.
+        let text = node.text().trim().to_owned();
+        let is_number = text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '\u{2212}'));
+        if node.element_children().is_empty() && ((is_number && !text.is_empty()) || text.chars().count() == 1) {
+            node.set_text(format!("^{text}"));
         }
     }
     for node in page.select("a[href^='#']").nodes() {

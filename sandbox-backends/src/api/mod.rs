@@ -1,6 +1,8 @@
 //! Lightweight tools: one family per file.
 
 #[cfg(any(feature = "sql", feature = "web"))]
+mod bounds;
+#[cfg(any(feature = "sql", feature = "web"))]
 mod budget;
 #[cfg(feature = "fetch")]
 pub mod fetch;

@@ -15,7 +15,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
     libc::SYS_futex, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_set_robust_list, libc::SYS_rseq,
     libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_gettimeofday,
-    libc::SYS_setitimer, libc::SYS_getrandom, libc::SYS_getpid, libc::SYS_gettid, 
+    libc::SYS_setitimer, libc::SYS_getrandom, libc::SYS_getpid, libc::SYS_gettid,
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack,
     libc::SYS_restart_syscall, libc::SYS_exit, libc::SYS_exit_group,
 ];

@@ -1,4 +1,6 @@
-//! Rows as they are answered.
+//! Queries as they are asked, and rows as they are answered.
+
+use std::time::{Duration, Instant};
 
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
@@ -79,6 +81,23 @@ pub(super) struct Query {
     pub(super) skip: usize,
     pub(super) max_rows: usize,
     pub(super) max_chars: usize,
+}
+
+/// When a query must be over.
+#[derive(Clone)]
+pub(super) struct Until {
+    pub(super) deadline: Instant,
+    pub(super) cancel: CancellationToken,
+}
+
+impl Until {
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.cancel.is_cancelled() || Instant::now() >= self.deadline
+    }
 }
 
 /// A part of a result.

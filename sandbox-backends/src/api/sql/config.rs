@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::api::bounds::within;
+
 /// Which databases may be read, and how much of them at once.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -16,7 +18,7 @@ pub struct SqlConfig {
     pub(super) databases: BTreeMap<String, Source>,
     /// Rows of an answer whose request does not say how many.
     #[schemars(range(min = 1, max = 10_000))]
-    #[serde(deserialize_with = "rows")]
+    #[serde(deserialize_with = "within::<_, 1, 10_000>")]
     pub(super) max_rows: u32,
     /// Seconds for a query that does not say how long; above 0.
     #[serde(deserialize_with = "seconds")]
@@ -24,7 +26,7 @@ pub struct SqlConfig {
     pub(super) timeout_seconds: f64,
     /// Connections to each database; further queries wait.
     #[schemars(range(min = 1))]
-    #[serde(deserialize_with = "at_least_one")]
+    #[serde(deserialize_with = "within::<_, 1, { u32::MAX }>")]
     pub(super) connections: u32,
     /// Whether a PostgreSQL role that can do more than a transaction can forbid is accepted: a superuser, or a member of
     /// `pg_execute_server_program`, `pg_read_server_files` or `pg_write_server_files`, starts programs and reads files of the
@@ -45,9 +47,6 @@ impl Default for SqlConfig {
 }
 
 const MAX_ROWS_BY_DEFAULT: u32 = 200;
-
-/// The most rows of one answer.
-pub(super) const MAX_ROWS: u32 = 10_000;
 
 /// Where a database is.
 #[derive(Clone)]
@@ -80,17 +79,6 @@ impl<'de> Deserialize<'de> for Source {
         }
         Ok(Self::Sqlite(path.into()))
     }
-}
-
-fn rows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let count = u32::deserialize(deserializer)?;
-    let expected = format!("expected 1 to {MAX_ROWS}, found {count}");
-    (1..=MAX_ROWS).contains(&count).then_some(count).ok_or_else(|| D::Error::custom(expected))
-}
-
-fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let count = u32::deserialize(deserializer)?;
-    (count > 0).then_some(count).ok_or_else(|| D::Error::custom("expected at least 1, found 0"))
 }
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

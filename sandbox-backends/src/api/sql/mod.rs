@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use cell::Column;
-use cell::{Cell, Query};
+use cell::{Cell, Query, Until};
 use config::Source;
 pub use config::SqlConfig;
 use futures_util::future::join_all;
@@ -25,7 +25,7 @@ pub use schema::{ForeignKey, TableColumn, TableInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sqlite::{SqliteFile, Until};
+use sqlite::SqliteFile;
 
 use super::budget;
 

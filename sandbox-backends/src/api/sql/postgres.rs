@@ -1,13 +1,7 @@
 //! PostgreSQL databases. Only reading is possible: each query runs in a transaction of its own that the engine keeps
 //! read-only, under a time limit that the engine keeps too, and as a role that a transaction can bind.
 
-use std::{
-    error::Error as _,
-    fmt::Write as _,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{error::Error as _, fmt::Write as _, pin::pin, sync::Arc, time::Duration};
 
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
@@ -30,9 +24,8 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    cell::{Cell, Collector, Column, Query, Table},
+    cell::{Cell, Collector, Column, Query, Table, Until},
     schema::TableInfo,
-    sqlite::Until,
 };
 use crate::tls::{self, TLS};
 
@@ -169,9 +162,11 @@ impl PostgresDatabase {
     }
 
     async fn work(self, ask: Ask, until: Until, answer: oneshot::Sender<Result<Came>>) {
-        let left = || until.deadline.saturating_duration_since(Instant::now());
-        let timeouts =
-            Timeouts { wait: Some(left()), create: Some(left().min(CONNECT_TIMEOUT)), recycle: Some(left()) };
+        let timeouts = Timeouts {
+            wait: Some(until.left()),
+            create: Some(until.left().min(CONNECT_TIMEOUT)),
+            recycle: Some(until.left()),
+        };
         let client = select! {
             client = self.pool.timeout_get(&timeouts) => client,
             () = until.cancel.cancelled() => return drop(answer.send(Err(cancelled()))),
@@ -182,9 +177,9 @@ impl PostgresDatabase {
         };
         let token = client.cancel_token();
         let result = select! {
-            result = run(&client, &ask, left()) => result.map_err(|error| explain(&error)),
+            result = run(&client, &ask, until.left()) => result.map_err(|error| explain(&error)),
             () = until.cancel.cancelled() => Err((cancelled(), false)),
-            () = sleep(left() + GRACE) => Err((too_slow(), false)),
+            () = sleep(until.left() + GRACE) => Err((too_slow(), false)),
         };
         let (result, whole) = match result {
             Ok(came) => (Ok(came), true),

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::{select, sync::Semaphore, task::spawn_blocking, time::sleep_until};
 
 use super::{
-    cell::{Cell, Collector, Column, Query, Table},
+    cell::{Cell, Collector, Column, Query, Table, Until},
     schema::{ForeignKey, TableColumn, TableInfo},
 };
 
@@ -58,8 +58,7 @@ const PRAGMAS: [&str; 9] = [
 ];
 
 /// Functions that reach out of the database.
-const REFUSED_FUNCTIONS: [&str; 6] =
-    ["load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_compileoption_get"];
+const REFUSED_FUNCTIONS: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
 /// A file, and connections to it that wait for a query.
 pub(super) struct SqliteFile {
@@ -74,23 +73,6 @@ pub(super) struct SqliteFile {
 struct Opened {
     connection: Connection,
     file: (u64, u64),
-}
-
-/// When a query must be over.
-#[derive(Clone)]
-pub(super) struct Until {
-    pub(super) deadline: Instant,
-    pub(super) cancel: CancellationToken,
-}
-
-impl Until {
-    fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    fn is_over(&self) -> bool {
-        self.cancel.is_cancelled() || Instant::now() >= self.deadline
-    }
 }
 
 impl SqliteFile {
@@ -142,11 +124,13 @@ impl SqliteFile {
         let _left = until.cancel.clone().drop_guard();
         let job = spawn_blocking(move || {
             let _turn = turn;
-            let missing = |error: &dyn std::error::Error| {
+            let warn = |error: &dyn std::error::Error| {
                 tracing::warn!(database = &*name, %error, "a database file cannot be opened");
-                ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the database file cannot be opened")
             };
-            let found = std::fs::metadata(&path).map_err(|error| missing(&error))?;
+            let found = std::fs::metadata(&path).map_err(|error| {
+                warn(&error);
+                ToolError::new(ErrorCode::DEPENDENCY_FAILURE, "the database file cannot be opened")
+            })?;
             let file = (found.dev(), found.ino());
             let waiting = {
                 let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +141,7 @@ impl SqliteFile {
                 Some(opened) => opened,
                 None => Opened {
                     connection: open(&path, until.left()).map_err(|error| {
-                        missing(&error);
+                        warn(&error);
                         explain(&error)
                     })?,
                     file,
@@ -211,7 +195,8 @@ fn linear_functions(connection: &Connection) -> rusqlite::Result<()> {
     let text = |value: ValueRef<'_>| match value {
         ValueRef::Null => None,
         ValueRef::Integer(value) => Some(value.to_string().into_bytes()),
-        ValueRef::Real(value) => Some(value.to_string().into_bytes()),
+        // With its point, as the engine writes it.
+        ValueRef::Real(value) => Some(format!("{value:?}").into_bytes()),
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
     };
     connection.create_scalar_function("instr", 2, flags, move |context| {
@@ -254,6 +239,7 @@ fn authorize(context: AuthContext<'_>) -> Authorization {
         | AuthAction::Read { .. }
         | AuthAction::Recursive
         | AuthAction::Pragma { pragma_name: "data_version", pragma_value: None } => Authorization::Allow,
+        // What an R*Tree prepares and does not do: the file is open for reading.
         AuthAction::Insert { table_name }
         | AuthAction::Delete { table_name }
         | AuthAction::Update { table_name, .. }

@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use url::Url;
 
-use crate::outbound::{Allowed, header_value, seconds};
-
-/// The most hits of one search; no provider gives more in one answer.
-pub(super) const MAX_RESULTS: u32 = 20;
+use crate::{
+    api::bounds::within,
+    outbound::{Allowed, header_value, seconds},
+};
 
 /// Which services answer, with which keys, and what a visit may do.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -37,13 +37,13 @@ pub struct WebConfig {
     pub(super) jina_url: Base,
     /// How pages are fetched: by this server, or by the Jina reader, which also runs their scripts.
     pub(super) visit_method: VisitMethod,
-    /// Hits of a search that does not say how many.
+    /// Hits of a search that does not say how many; no provider gives more than 20 in one answer.
     #[schemars(range(min = 1, max = 20))]
-    #[serde(deserialize_with = "results")]
+    #[serde(deserialize_with = "within::<_, 1, 20>")]
     pub(super) max_results: u32,
     /// Characters of a page in an answer whose request does not say how many; the rest is fetched with a cursor.
     #[schemars(range(min = 1, max = 2_000_000))]
-    #[serde(deserialize_with = "content_limit")]
+    #[serde(deserialize_with = "within::<_, 1, 2_000_000>")]
     pub(super) content_limit: u32,
     /// What may be visited although it is not public: hosts, `host:port`, IP addresses, `address:port` or CIDR blocks. A host
     /// is trusted with every address that its name has.
@@ -60,11 +60,11 @@ pub struct WebConfig {
     pub(super) retries: u8,
     /// Searches at the provider at once; others wait.
     #[schemars(range(min = 1))]
-    #[serde(deserialize_with = "at_least_one")]
+    #[serde(deserialize_with = "within::<_, 1, { u32::MAX }>")]
     pub(super) concurrent_searches: u32,
     /// Visits to one host at once; others wait.
     #[schemars(range(min = 1))]
-    #[serde(deserialize_with = "at_least_one")]
+    #[serde(deserialize_with = "within::<_, 1, { u32::MAX }>")]
     pub(super) per_host: u32,
     /// Bytes of a page, decompressed, that are read.
     pub(super) max_bytes: u32,
@@ -253,21 +253,4 @@ impl<'de> Deserialize<'de> for Base {
         let expected = "expected an http or https URL without credentials, query and fragment";
         Url::parse(&text).ok().filter(plain).map(Self).ok_or_else(|| D::Error::custom(expected))
     }
-}
-
-fn results<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let count = u32::deserialize(deserializer)?;
-    let expected = format!("expected 1 to {MAX_RESULTS}, found {count}");
-    (1..=MAX_RESULTS).contains(&count).then_some(count).ok_or_else(|| D::Error::custom(expected))
-}
-
-fn content_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let count = u32::deserialize(deserializer)?;
-    let expected = format!("expected 1 to 2000000, found {count}");
-    (1..=2_000_000).contains(&count).then_some(count).ok_or_else(|| D::Error::custom(expected))
-}
-
-fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let count = u32::deserialize(deserializer)?;
-    (count > 0).then_some(count).ok_or_else(|| D::Error::custom("expected at least 1, found 0"))
 }

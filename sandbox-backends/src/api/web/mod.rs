@@ -83,8 +83,8 @@ impl Kept {
     /// Bytes in memory, about.
     fn weight(&self) -> usize {
         match self {
-            Self::Hits(hits) => hits.iter().map(hit_size).sum(),
-            Self::Images(images) => images.iter().map(image_size).sum(),
+            Self::Hits(hits) => hits.iter().map(Hit::size).sum(),
+            Self::Images(images) => images.iter().map(Image::size).sum(),
             Self::Page(page) => page.content.len() + page.final_url.len() + page.title.as_deref().map_or(0, str::len),
         }
     }
@@ -266,7 +266,7 @@ impl WebBackend {
             let query = Query { text: text.clone(), count, time_range };
             let hits = self.hits(shared, context, query).await?;
             let print = budget::fingerprint(&format!("{text}\0{hits:?}"));
-            let part = budget::list(&hits, &print, max_chars as usize, cursor, hit_size)?;
+            let part = budget::list(&hits, &print, max_chars as usize, cursor, Hit::size)?;
             let truncated = part.next.is_some();
             let provider = self.config.provider.name();
             Ok(Search { query: text, results: part.items, provider, truncated, next_cursor: part.next })
@@ -281,9 +281,9 @@ impl WebBackend {
         }
     }
 
-    /// Read a web page: its article as Markdown, without menus and advertisements; where a page is no article,
-    /// all of it. Reads plain text, JSON and PDF too; does not run scripts. Private addresses are refused. A long page comes in parts: ask again with `next_cursor`.
-    /// Give `url` for one page, or `urls` for several at once.
+    /// Read a web page: its article as Markdown, without menus and advertisements; where a page is no article, all of it.
+    /// Reads plain text, JSON and PDF too; does not run scripts. Private addresses are refused. A long page comes in parts:
+    /// ask again with `next_cursor`. Give `url` for one page, or `urls` for several at once.
     #[tool(read_only, idempotent)]
     async fn visit(
         &self,
@@ -467,7 +467,7 @@ impl WebBackend {
     ) -> Result<ImageSearch> {
         let Kept::Images(images) = kept else { return Err(mixed_up()) };
         let print = budget::fingerprint(&format!("{query}\0{images:?}"));
-        let part = budget::list(&images, &print, max_chars as usize, cursor, image_size)?;
+        let part = budget::list(&images, &print, max_chars as usize, cursor, Image::size)?;
         let truncated = part.next.is_some();
         Ok(ImageSearch { query, results: part.items, provider: provider.name(), truncated, next_cursor: part.next })
     }
@@ -545,14 +545,6 @@ async fn stopped<T>(context: &ToolContext, work: impl Future<Output = Result<T>>
         Some(result) => result,
         None => Err(ToolError::new(ErrorCode::CANCELLED, "the request was ended before there was an answer")),
     }
-}
-
-fn hit_size(hit: &Hit) -> usize {
-    hit.size()
-}
-
-fn image_size(image: &Image) -> usize {
-    image.size()
 }
 
 fn mixed_up() -> ToolError {

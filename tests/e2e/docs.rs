@@ -434,6 +434,7 @@ fn golden_configuration_keys() {
         ("api.fetch", "apis.fetch"),
         ("api.websearch", "apis.websearch"),
         ("api.text2sql", "apis.text2sql"),
+        ("api.doc", "apis.doc"),
     ];
     for (definition, section) in sections {
         write!(out, "\n### `{section}`\n{table}").unwrap();

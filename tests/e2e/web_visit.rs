@@ -41,7 +41,7 @@ const ARTICLE: &str = "<html><head><title>On gulls</title></head><body><nav><a h
     <h2>Food</h2><p>See <a href='food?of=gulls#top'>their food</a>.</p></article><footer>Imprint</footer></body></html>";
 
 /// A PDF of one page with one line of text.
-fn pdf(text: &str) -> Vec<u8> {
+pub(crate) fn pdf(text: &str) -> Vec<u8> {
     let stream = format!("BT /F1 12 Tf 72 700 Td ({text}) Tj ET");
     let objects = [
         "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),

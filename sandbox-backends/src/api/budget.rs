@@ -40,7 +40,7 @@ pub(crate) fn offset(cursor: &str, print: &str) -> Result<usize> {
 ///
 /// # Errors
 /// `CONFLICT` for a cursor of another version of the text, `INVALID_INPUT` for what is no cursor.
-#[cfg(feature = "web")]
+#[cfg(any(feature = "doc", feature = "web"))]
 pub(crate) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) -> Result<Part<String>> {
     let start = cursor.map_or(Ok(0), |cursor| {
         let start = offset(cursor, print)?;
@@ -55,14 +55,15 @@ pub(crate) fn text(text: &str, print: &str, max: usize, cursor: Option<&str>) ->
     Ok(Part { items: rest[..end].to_owned(), next: Some(format!("{print}.{}", start + end)) })
 }
 
-/// The items of a list from where a cursor points, as many as have room in `max` characters, but at least one.
+/// The items of a list from where a cursor points, as many as have room in `max` characters, but at least one and at most
+/// `most`.
 ///
 /// # Errors
 /// `CONFLICT` for a cursor of another list, `INVALID_INPUT` for what is no cursor.
 pub(crate) fn list<T: Clone>(
     all: &[T],
     print: &str,
-    max: usize,
+    (most, max): (usize, usize),
     cursor: Option<&str>,
     size: impl Fn(&T) -> usize,
 ) -> Result<Part<Vec<T>>> {
@@ -76,7 +77,7 @@ pub(crate) fn list<T: Clone>(
         used += size(item);
         used <= max
     };
-    let count = all[start..].iter().take_while(fits).count().max(1).min(all.len() - start);
+    let count = all[start..].iter().take(most).take_while(fits).count().max(1).min(all.len() - start);
     let end = start + count;
     let next = (end < all.len()).then(|| format!("{print}.{end}"));
     Ok(Part { items: all[start..end].to_vec(), next })
@@ -92,7 +93,7 @@ fn no_cursor(found: &str) -> ToolError {
     )
 }
 
-#[cfg(all(test, feature = "web"))]
+#[cfg(all(test, any(feature = "doc", feature = "web")))]
 mod tests {
     use super::*;
 
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(text("x", &print, 5, Some(&stale)).expect_err("stale").code(), ErrorCode::CONFLICT);
         for cursor in ["", "x", "p.-1", "p.4"] {
             assert_eq!(
-                list(&[1, 2, 3], "p", 9, Some(cursor), |_| 1).expect_err(cursor).code(),
+                list(&[1, 2, 3], "p", (9, 9), Some(cursor), |_| 1).expect_err(cursor).code(),
                 ErrorCode::INVALID_INPUT
             );
         }
@@ -140,11 +141,11 @@ mod tests {
     fn a_list_comes_whole_in_parts() {
         let all = [5, 5, 20, 1];
         let size = |item: &usize| *item;
-        let part = |max, cursor| list(&all, "p", max, cursor, size).expect("a part");
+        let part = |max, cursor| list(&all, "p", (3, max), cursor, size).expect("a part");
         assert_eq!(part(10, None), Part { items: vec![5, 5], next: Some("p.2".to_owned()) });
         assert_eq!(part(10, Some("p.2")), Part { items: vec![20], next: Some("p.3".to_owned()) });
         assert_eq!(part(10, Some("p.3")), Part { items: vec![1], next: None });
-        assert_eq!(part(100, None), Part { items: all.to_vec(), next: None });
-        assert_eq!(list(&[], "p", 1, None, size).expect("a part"), Part { items: vec![], next: None });
+        assert_eq!(part(100, None), Part { items: vec![5, 5, 20], next: Some("p.3".to_owned()) });
+        assert_eq!(list(&[], "p", (1, 1), None, size).expect("a part"), Part { items: vec![], next: None });
     }
 }

@@ -1,13 +1,21 @@
 //! Lightweight tools: one family per file.
 
-#[cfg(any(feature = "sql", feature = "web"))]
+#[cfg(any(feature = "doc", feature = "sql", feature = "web"))]
 mod bounds;
-#[cfg(any(feature = "sql", feature = "web"))]
+#[cfg(any(feature = "doc", feature = "sql", feature = "web"))]
 mod budget;
+#[cfg(all(feature = "doc", target_os = "linux"))]
+pub mod doc;
 #[cfg(feature = "fetch")]
 pub mod fetch;
+#[cfg(any(feature = "doc", feature = "sql"))]
+mod names;
+#[cfg(all(feature = "doc", target_os = "linux"))]
+mod roots;
 #[cfg(feature = "sql")]
 pub mod sql;
+#[cfg(any(feature = "doc", feature = "web"))]
+mod turns;
 #[cfg(feature = "util")]
 pub mod util;
 #[cfg(all(feature = "web", target_os = "linux"))]

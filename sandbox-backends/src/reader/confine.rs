@@ -32,7 +32,7 @@ pub(super) fn confine() -> io::Result<()> {
 
 /// Ends this process unless it is told otherwise within this time; 0 calls that off. The server ends one that takes too
 /// long, but might be gone itself.
-pub(super) fn end_in(seconds: u8) {
+pub(super) fn end_in(seconds: u32) {
     let at = libc::timeval { tv_sec: seconds.into(), tv_usec: 0 };
     let timer = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: at };
     #[expect(unsafe_code, reason = "a call without a safe wrapper")]

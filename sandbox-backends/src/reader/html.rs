@@ -1,14 +1,18 @@
 //! HTML to Markdown or plain text: the article of a page, or, where the page is no article, all of it but its frame.
 
+use std::borrow::Cow;
+
 use dom_query::Document;
+#[cfg(feature = "web")]
 use dom_smoothie::{Config, Readability, TextMode};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 use url::Url;
 
-use super::{
-    tables,
-    wire::{Form, Task},
-};
+#[cfg(feature = "doc")]
+use super::marks::{Heading, SECTION, without};
+#[cfg(feature = "web")]
+use super::wire::Task;
+use super::{inside::Draft, tables, wire::Form};
 
 /// What nobody reads.
 const INVISIBLE: &str = "script, style, noscript, template, svg, canvas, iframe, object, embed, link, input, select, \
@@ -19,46 +23,88 @@ const INVISIBLE: &str = "script, style, noscript, template, svg, canvas, iframe,
 const MENUS: &str = "nav, [role='navigation'], [role='search']";
 
 /// What surrounds the text of a page that is no article.
+#[cfg(feature = "web")]
 const FRAME: &str = "aside, footer, form button, [role='banner'], [role='contentinfo']";
 
 /// An article that has less than this share of the text is none: the page is a manual, a list or a table.
+#[cfg(feature = "web")]
 const MIN_SHARE: f64 = 0.3;
 
 /// A page with less text than this is shown as the article, however short, in characters.
+#[cfg(feature = "web")]
 const SMALL_PAGE: usize = 5_000;
 
 /// A link that would be longer is left as it is, in bytes.
 const MAX_LINK: usize = 2048;
 
+/// Stands for `&` in URLs while Markdown is written: a character that no document has a use for.
+const AND: &str = "\u{F0002}";
+
 /// How far into a page its encoding may be named, in bytes.
 const PRESCAN_BYTES: usize = 1024;
 
-/// The title and the content of a page.
-pub(super) fn read(task: &Task, bytes: &[u8]) -> (Option<String>, String) {
+/// The title and the article of a page.
+#[cfg(feature = "web")]
+pub(super) fn article(task: &Task, bytes: &[u8]) -> Draft {
     let html = decode(task.charset.as_deref(), bytes);
     let page = Document::from(html.as_ref());
     drop(html);
-    page.select(INVISIBLE).remove();
-    page.select(MENUS).remove();
+    strip(&page);
     tidy(&page, task.base.as_deref());
     let text = page.body().map_or(0, |body| body.normalized_char_count());
-    let (title, article) = article(page.clone());
-    match article.filter(|(_, length)| text <= SMALL_PAGE || share(*length, text) >= MIN_SHARE) {
-        Some((article, _)) => (title, write(task.form, &Document::from(article))),
+    let (title, article) = readable(page.clone());
+    let content = match article.filter(|(_, length)| text <= SMALL_PAGE || share(*length, text) >= MIN_SHARE) {
+        Some((article, _)) => write(task.form, &Document::from(article)),
         None => {
             page.select(FRAME).remove();
-            (title, write(task.form, &page))
+            write(task.form, &page)
         }
-    }
+    };
+    Draft { title, content, ..Draft::default() }
 }
 
+/// The title and all the text of a page, with a section for each heading.
+#[cfg(feature = "doc")]
+pub(super) fn whole(form: Form, html: &str) -> Draft {
+    let page = Document::from(without(html.into()).as_ref());
+    strip(&page);
+    marked(form, &page)
+}
+
+/// Takes away what is not read.
+pub(super) fn strip(page: &Document) {
+    page.select(INVISIBLE).remove();
+    page.select(MENUS).remove();
+}
+
+/// What a page says, with a section for each heading; it may have marks of pages.
+#[cfg(feature = "doc")]
+pub(super) fn marked(form: Form, page: &Document) -> Draft {
+    tidy(page, None);
+    let title = page.select("head > title").text().trim().to_owned();
+    let mut headings: Vec<Heading> = Vec::new();
+    for node in page.select("h1, h2, h3, h4, h5, h6").nodes() {
+        let text = without(node.text().as_ref().into()).into_owned();
+        let level = node.node_name().and_then(|name| name.as_bytes().get(1).map(|digit| digit - b'0'));
+        if let (false, Some(level)) = (text.trim().is_empty(), level) {
+            node.prepend_html(SECTION.to_string());
+            headings.push((level, text));
+        }
+    }
+    let title =
+        Some(title).filter(|title| !title.is_empty()).or_else(|| headings.first().map(|(_, text)| text.clone()));
+    Draft { title, ..Draft::from_marked(&write(form, page), headings) }
+}
+
+#[cfg(feature = "web")]
 #[expect(clippy::cast_precision_loss, reason = "lengths of texts")]
 fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
 
 /// The title, and the HTML of the article with the length of its text.
-fn article(page: Document) -> (Option<String>, Option<(String, usize)>) {
+#[cfg(feature = "web")]
+fn readable(page: Document) -> (Option<String>, Option<(String, usize)>) {
     let config = Config { text_mode: TextMode::Raw, disable_json_ld: true, ..Config::default() };
     let Ok(mut reader) = Readability::with_document(page, None, Some(config)) else { return (None, None) };
     let title = reader.get_article_title().trim().to_owned();
@@ -110,13 +156,29 @@ fn tidy(page: &Document, base: Option<&str>) {
     page.select("img[src^='data:']").remove();
 }
 
-fn write(form: Form, page: &Document) -> String {
+/// A page in this form.
+pub(super) fn write(form: Form, page: &Document) -> String {
     // They would run together with what follows.
     for node in page.select("dt, dd, summary, figcaption").nodes() {
         node.rename("p");
     }
+    // The space around them would be lost.
+    for node in page.select("a:not([href])").nodes() {
+        if node.first_child().is_none() {
+            node.remove_from_parent();
+        }
+    }
     let text = match form {
-        Form::Markdown => page.md(Some(&["head"])),
+        Form::Markdown => {
+            // In a URL the writer makes `&amp;` of it: Markdown, but not the URL that somebody copies.
+            for (elements, attribute) in [("a[href*='&']", "href"), ("img[src*='&']", "src")] {
+                for node in page.select(elements).nodes() {
+                    node.set_attr(attribute, &node.attr_or(attribute, "").replace('&', AND));
+                }
+            }
+            let text = page.md(Some(&["head"]));
+            if text.contains(AND) { text.replace(AND, "&").into() } else { text }
+        }
         Form::Text => match page.body() {
             Some(body) => body.formatted_text(),
             None => page.formatted_text(),
@@ -126,9 +188,14 @@ fn write(form: Form, page: &Document) -> String {
 }
 
 /// The text of a page: a byte order mark says more than the label that came with it, that more than the page itself.
-fn decode<'a>(label: Option<&str>, bytes: &'a [u8]) -> std::borrow::Cow<'a, str> {
+pub(super) fn decode<'a>(label: Option<&str>, bytes: &'a [u8]) -> Cow<'a, str> {
     let named = label.and_then(|label| Encoding::for_label(label.as_bytes())).or_else(|| named(bytes));
-    let encoding = named.unwrap_or_else(|| if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 });
+    named.map_or_else(|| decode_plain(bytes), |encoding| encoding.decode(bytes).0)
+}
+
+/// A text that does not say what it is encoded in, but for a byte order mark.
+pub(super) fn decode_plain(bytes: &[u8]) -> Cow<'_, str> {
+    let encoding = if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 };
     encoding.decode(bytes).0
 }
 

@@ -10,8 +10,21 @@ use std::{
 
 use super::{
     confine, html, pdf,
-    wire::{self, Flaw, Kind, Reply, Task},
+    wire::{self, Flaw, Kind, Order, Reply, Section, Task},
 };
+#[cfg(feature = "doc")]
+use super::{docx, epub, markdown};
+
+/// A document that is being made.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) title: Option<String>,
+    pub(super) content: String,
+    /// In their order.
+    pub(super) sections: Vec<Section>,
+    /// Where each page begins; empty if there are no pages.
+    pub(super) pages: Vec<usize>,
+}
 
 /// Room for a tree that is nested deeply: what walks it calls itself.
 const STACK_BYTES: usize = 64 << 20;
@@ -25,9 +38,6 @@ pub(crate) fn main() -> ! {
 /// The longest title, in characters.
 const MAX_TITLE: usize = 500;
 
-/// More than the server gives a document.
-const LIMIT_SECONDS: u8 = 15;
-
 fn serve() {
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return };
     if confine::confine().is_err() {
@@ -37,23 +47,39 @@ fn serve() {
     if socket.write_all(&[wire::CONFINED]).is_err() {
         return;
     }
-    while let Ok((task, document)) = wire::receive::<Task>(&mut socket, wire::MAX_DOCUMENT_BYTES) {
-        confine::end_in(LIMIT_SECONDS);
-        let read = catch_unwind(AssertUnwindSafe(|| match task.kind {
-            Kind::Html => Ok(html::read(&task, &document)),
-            Kind::Pdf => pdf::read(&document),
-        }));
-        let (title, content, flaw) = match read {
-            Ok(Ok((title, content))) => (title, content, None),
-            Ok(Err(flaw)) => (None, String::new(), Some(flaw)),
-            Err(_) => (None, String::new(), Some(Flaw::Malformed)),
-        };
+    while let Ok((order, document)) = wire::receive::<Order>(&mut socket, wire::MAX_DOCUMENT_BYTES) {
+        confine::end_in(order.seconds);
+        // A parser that panics has met what it does not understand.
+        let read = catch_unwind(AssertUnwindSafe(|| read(&order.task, &document))).unwrap_or(Err(Flaw::Malformed));
         confine::end_in(0);
-        let title = title.map(|title| title.chars().take(MAX_TITLE).collect());
-        let reply = Reply { title, flaw };
+        let (draft, flaw) = match read {
+            Ok(draft) => (draft, None),
+            Err(flaw) => (Draft::default(), Some(flaw)),
+        };
+        let title = draft.title.map(|title| title.chars().take(MAX_TITLE).collect());
+        let reply = Reply { title, flaw, sections: draft.sections, pages: draft.pages };
         let mut socket = BufWriter::new(&mut socket);
-        if wire::send(&mut socket, &reply, content.as_bytes()).is_err() {
+        if wire::send(&mut socket, &reply, draft.content.as_bytes()).is_err() {
             return;
         }
+    }
+}
+
+/// Reads one document.
+fn read(task: &Task, document: &[u8]) -> Result<Draft, Flaw> {
+    match task.kind {
+        #[cfg(feature = "web")]
+        Kind::Article => Ok(html::article(task, document)),
+        Kind::Pdf => pdf::read(document),
+        #[cfg(feature = "doc")]
+        Kind::Docx => docx::read(task.form, document),
+        #[cfg(feature = "doc")]
+        Kind::Epub => epub::read(task.form, document),
+        #[cfg(feature = "doc")]
+        Kind::Html => Ok(html::whole(task.form, &html::decode(None, document))),
+        #[cfg(feature = "doc")]
+        Kind::Markdown => Ok(markdown::read(task.form, document)),
+        #[cfg(feature = "doc")]
+        Kind::Text => Ok(markdown::plain(document)),
     }
 }

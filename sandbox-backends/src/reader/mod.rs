@@ -1,4 +1,4 @@
-//! Reads documents of strangers: pages of the web and PDF files become text.
+//! Reads documents of strangers: pages of the web, PDF files and others become text.
 //!
 //! A parser that a stranger feeds may fall into a loop, fill the memory, overflow its stack or, should it hold a mistake,
 //! obey the stranger. So parsers run in processes of their own (`process.rs` on this side, `inside.rs` on theirs), which
@@ -6,8 +6,20 @@
 //! document at a time and lives on, so that a document costs no start of one.
 
 mod confine;
+#[cfg(all(test, feature = "doc"))]
+mod document_tests;
+#[cfg(feature = "doc")]
+mod docx;
+#[cfg(feature = "doc")]
+mod epub;
 mod html;
 mod inside;
+#[cfg(feature = "doc")]
+mod markdown;
+#[cfg(feature = "doc")]
+mod marks;
+#[cfg(feature = "doc")]
+mod outline;
 mod pdf;
 mod process;
 mod tables;
@@ -25,10 +37,13 @@ use std::{
 pub(crate) use inside::main as process_main;
 use process::{HangUp, Line, Process};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use wire::Order;
+#[cfg(feature = "doc")]
+pub(crate) use wire::Section;
 pub(crate) use wire::{Flaw, Form, Kind, Task};
 
-/// How long a document may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How much longer than a document may take its process lives.
+const ALARM_MARGIN_SECONDS: u64 = 5;
 
 /// Processes beyond the number of cores.
 const SPARE: usize = 2;
@@ -43,6 +58,12 @@ pub(crate) struct Reading {
     pub(crate) title: Option<String>,
     /// Its text, in the form that was asked for.
     pub(crate) content: String,
+    /// Where its sections begin, in their order.
+    #[cfg(feature = "doc")]
+    pub(crate) sections: Vec<Section>,
+    /// Where its pages begin; empty if it has none.
+    #[cfg(feature = "doc")]
+    pub(crate) pages: Vec<usize>,
 }
 
 /// Why a document cannot be read.
@@ -67,9 +88,10 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new() -> Self {
+    /// Processes that have this time for a document.
+    pub(crate) fn new(limit: Duration) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
-        Self { idle: Arc::default(), turns: Arc::new(Semaphore::new(cores + SPARE)), limit: LIMIT }
+        Self { idle: Arc::default(), turns: Arc::new(Semaphore::new(cores + SPARE)), limit }
     }
 
     /// Reads one document. Dropped, it ends the process that is at it.
@@ -83,16 +105,18 @@ impl Reader {
         let idle = self.idle.clone();
         let line = Arc::new(Line::default());
         let _hang_up = HangUp(line.clone());
+        let seconds = (self.limit.as_secs() + ALARM_MARGIN_SECONDS).try_into().unwrap_or(u32::MAX);
+        let order = Order { task, seconds };
         let job = spawn_blocking(move || {
             let _turn = turn;
             let waiting = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let reused = waiting.is_some();
             let mut process = waiting.map_or_else(Process::start, Ok).map_err(Unreadable::Broken)?;
-            let mut answer = process.ask(&line, &task, &document);
+            let mut answer = process.ask(&line, &order, &document);
             // A process may have been ended while it waited, by whoever looks after the machine's memory.
             if reused && answer.is_err() && !line.is_cut() {
                 process = Process::start().map_err(Unreadable::Broken)?;
-                answer = process.ask(&line, &task, &document);
+                answer = process.ask(&line, &order, &document);
             }
             match answer {
                 Ok((reply, content)) => {
@@ -100,7 +124,14 @@ impl Reader {
                         idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);
                     }
                     match reply.flaw {
-                        None => Ok(Reading { title: reply.title, content }),
+                        None => Ok(Reading {
+                            title: reply.title,
+                            content,
+                            #[cfg(feature = "doc")]
+                            sections: reply.sections,
+                            #[cfg(feature = "doc")]
+                            pages: reply.pages,
+                        }),
                         Some(flaw) => Err(Unreadable::Flawed(flaw)),
                     }
                 }

@@ -7,29 +7,38 @@ use std::{
 
 use pdf_extract::{Document, PlainTextOutput, output_doc_page};
 
-use super::wire::Flaw;
+#[cfg(feature = "doc")]
+use super::outline;
+use super::{inside::Draft, wire::Flaw};
 
 /// The title and the text, each page under a line that says which it is.
-pub(super) fn read(bytes: &[u8]) -> Result<(Option<String>, String), Flaw> {
+pub(super) fn read(bytes: &[u8]) -> Result<Draft, Flaw> {
     let mut document = Document::load_mem(bytes).map_err(|_| Flaw::Malformed)?;
     // Many documents are encrypted for everybody to read.
     if document.is_encrypted() && document.decrypt("").is_err() {
         return Err(Flaw::Encrypted);
     }
-    let (mut text, mut empty) = (String::new(), true);
+    let (mut draft, mut empty) = (Draft::default(), true);
     for number in document.get_pages().into_keys() {
         let page = page(&document, number);
         let page = page.trim();
-        if !text.is_empty() {
-            text.push_str("\n\n");
+        if !draft.content.is_empty() {
+            draft.content.push_str("\n\n");
         }
-        let _ = write!(text, "[page {number}]\n\n{page}");
+        draft.pages.push(draft.content.len());
+        let _ = write!(draft.content, "[page {number}]\n\n{page}");
         empty &= page.is_empty();
     }
-    if text.is_empty() {
-        return Err(Flaw::Malformed);
+    match (draft.content.is_empty(), empty) {
+        (true, _) => Err(Flaw::Malformed),
+        (_, true) => Err(Flaw::NoText),
+        _ => {
+            draft.title = title(&document);
+            #[cfg(feature = "doc")]
+            outline::add(&document, &mut draft);
+            Ok(draft)
+        }
     }
-    if empty { Err(Flaw::NoText) } else { Ok((title(&document), text)) }
 }
 
 /// The text of one page; where its layout cannot be followed, the words as they stand in the file.
@@ -46,21 +55,27 @@ fn page(document: &Document, number: u32) -> String {
     }
 }
 
-/// `Title` of the document's information, which is in UTF-16 if it begins with a mark.
+/// `Title` of the document's information.
 fn title(document: &Document) -> Option<String> {
     let information = document.trailer.get(b"Info").ok()?;
     let information = match information.as_reference() {
         Ok(id) => document.get_dictionary(id).ok()?,
         Err(_) => information.as_dict().ok()?,
     };
-    let bytes = information.get(b"Title").ok()?.as_str().ok()?;
-    let title = match bytes {
+    let title = text(information.get(b"Title").ok()?.as_str().ok()?);
+    (!title.is_empty()).then_some(title)
+}
+
+/// A text string of a document, without space around it: in UTF-16 or UTF-8 if it begins with such a mark.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let text = match bytes {
         [0xfe, 0xff, rest @ ..] => encoding_rs::UTF_16BE.decode_without_bom_handling(rest).0,
+        [0xff, 0xfe, rest @ ..] => encoding_rs::UTF_16LE.decode_without_bom_handling(rest).0,
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
         _ => match std::str::from_utf8(bytes) {
             Ok(text) => text.into(),
             Err(_) => encoding_rs::WINDOWS_1252.decode_without_bom_handling(bytes).0,
         },
     };
-    let title = title.trim();
-    (!title.is_empty()).then(|| title.to_owned())
+    text.trim().to_owned()
 }

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
-use super::wire::{self, Reply, Task};
+use super::wire::{self, Order, Reply};
 use crate::again::Role;
 
 /// How long a process may take to be ready; machines can be busy.
@@ -65,9 +65,9 @@ impl Process {
     }
 
     /// Has one document read, as long as nobody hangs up.
-    pub(super) fn ask(&mut self, line: &Line, task: &Task, document: &[u8]) -> io::Result<(Reply, String)> {
+    pub(super) fn ask(&mut self, line: &Line, order: &Order, document: &[u8]) -> io::Result<(Reply, String)> {
         line.hold(self.socket.try_clone()?)?;
-        wire::send(&mut self.socket, task, document)?;
+        wire::send(&mut self.socket, order, document)?;
         let (reply, content) = wire::receive(&mut self.socket, wire::MAX_CONTENT_BYTES)?;
         Ok((reply, String::from_utf8(content).map_err(|_| io::ErrorKind::InvalidData)?))
     }

@@ -11,7 +11,7 @@ use pdf_extract::{
 use super::*;
 
 fn html(form: Form) -> Task {
-    Task { kind: Kind::Html, form, charset: None, base: Some("https://example.com/docs/".to_owned()) }
+    Task { kind: Kind::Article, form, charset: None, base: Some("https://example.com/docs/".to_owned()) }
 }
 
 fn pdf_task() -> Task {
@@ -19,11 +19,11 @@ fn pdf_task() -> Task {
 }
 
 async fn read(task: Task, document: impl Into<Vec<u8>>) -> Result<Reading, Unreadable> {
-    Reader::new().read(task, document.into()).await
+    Reader::new(Duration::from_secs(10)).read(task, document.into()).await
 }
 
 /// A PDF with these pages, each a list of lines.
-fn pdf(pages: &[&[&str]]) -> Document {
+pub(super) fn pdf(pages: &[&[&str]]) -> Document {
     let mut document = Document::with_version("1.5");
     let tree = document.new_object_id();
     let font = document.add_object(dictionary! { "Type" => "Font", "Subtype" => "Type1", "BaseFont" => "Courier" });
@@ -57,7 +57,7 @@ fn pdf(pages: &[&[&str]]) -> Document {
     document
 }
 
-fn bytes(mut document: Document) -> Vec<u8> {
+pub(super) fn bytes(mut document: Document) -> Vec<u8> {
     let mut bytes = Vec::new();
     document.save_to(&mut bytes).expect("a file in memory");
     bytes
@@ -70,7 +70,7 @@ async fn an_article_loses_its_frame_and_keeps_its_form() {
         "<html><head><title>On words</title><script>tracker()</script></head><body>\
          <nav><a href='/'>Home</a><a href='/shop'>Shop</a></nav>\
          <article><h1>On words</h1><p>{words}</p><p>{words}</p><h2>Code</h2><pre>let  a = 1;\n    b()</pre>\
-         <p>{words} See <a href='../next'>the next</a> and <a href='#top'>the top</a>.</p>\
+         <p>{words} See <a href='../next?a=1&amp;b=2'>the next</a> and <a href='#top'>the top</a>.</p>\
          <table><tr><th>Name</th><th>Value</th></tr><tr><td>one</td><td>1</td></tr></table>\
          <ul><li>first</li><li>second</li></ul><p hidden>nothing to see</p></article>\
          <footer>Imprint</footer></body></html>"
@@ -81,7 +81,7 @@ async fn an_article_loses_its_frame_and_keeps_its_form() {
     for part in [
         "## Code",
         "```\nlet  a = 1;\n    b()\n```",
-        "[the next](https://example.com/next)",
+        "[the next](https://example.com/next?a=1&b=2)",
         "| Name | Value |\n| ---- | ----- |\n| one | 1 |",
         "- first\n- second",
     ] {
@@ -179,7 +179,7 @@ async fn what_is_wrong_with_a_pdf_is_said() {
 
 #[tokio::test]
 async fn hostile_pages_end_their_process_and_nothing_else() {
-    let reader = Reader { limit: Duration::from_secs(5), ..Reader::new() };
+    let reader = Reader { limit: Duration::from_secs(5), ..Reader::new(Duration::from_secs(10)) };
     // Deep enough to overflow any stack.
     let deep = "<div>".repeat(150_000);
     // Every paragraph repeats every open element before it.
@@ -200,7 +200,7 @@ async fn hostile_pages_end_their_process_and_nothing_else() {
 async fn a_process_is_kept_and_replaced() {
     // A process begins with the peak of who started it, which says nothing of its own.
     drop(std::hint::black_box(vec![1_u8; usize::try_from(KEEP_BELOW_KIB).expect("fits") << 10]));
-    let reader = Reader::new();
+    let reader = Reader::new(Duration::from_secs(10));
     let read = || async { reader.read(html(Form::Text), b"<p>x".to_vec()).await.expect("a page") };
     let idle =
         || reader.idle.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Process::id).collect::<Vec<_>>();
@@ -220,7 +220,7 @@ async fn a_process_is_kept_and_replaced() {
 
 #[tokio::test]
 async fn who_leaves_ends_the_reading() {
-    let reader = Reader::new();
+    let reader = Reader::new(Duration::from_secs(10));
     let endless = "<a href=x><table>".repeat(400_000).into_bytes();
     let reading = reader.read(html(Form::Markdown), endless);
     assert!(timeout(Duration::from_millis(100), reading).await.is_err(), "too easy");

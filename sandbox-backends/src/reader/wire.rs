@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The longest header, in bytes.
-const MAX_HEADER_BYTES: usize = 1 << 20;
+const MAX_HEADER_BYTES: usize = 16 << 20;
 /// The longest document, in bytes.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 256 << 20;
 /// The longest content that is made of one, in bytes: what is many times as long as a page would be repeats something.
@@ -22,15 +22,36 @@ pub(crate) struct Task {
     pub(crate) base: Option<String>,
 }
 
+/// A task, and how long it may take.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Order {
+    pub(super) task: Task,
+    /// After so many the process ends itself: more than the server waits, which might be gone.
+    pub(super) seconds: u32,
+}
+
 /// What a document is.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) enum Kind {
-    Html,
+    /// A page of the web, of which the article is wanted.
+    #[cfg(feature = "web")]
+    Article,
     Pdf,
+    #[cfg(feature = "doc")]
+    Docx,
+    #[cfg(feature = "doc")]
+    Epub,
+    /// A page of which everything is wanted.
+    #[cfg(feature = "doc")]
+    Html,
+    #[cfg(feature = "doc")]
+    Markdown,
+    #[cfg(feature = "doc")]
+    Text,
 }
 
 /// What is made of it.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
 pub(crate) enum Form {
     /// Markdown; of a PDF plain text.
     Markdown,
@@ -49,11 +70,23 @@ pub(crate) enum Flaw {
     NoText,
 }
 
+/// Where a section begins.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Section {
+    /// In bytes of the content.
+    pub(crate) at: usize,
+    /// 1 for the highest.
+    pub(crate) level: u8,
+    pub(crate) title: String,
+}
+
 /// What comes back; the body that follows is the content.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Reply {
     pub(super) title: Option<String>,
     pub(super) flaw: Option<Flaw>,
+    pub(super) sections: Vec<Section>,
+    pub(super) pages: Vec<usize>,
 }
 
 /// What a process says once it is confined.

@@ -27,7 +27,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sqlite::SqliteFile;
 
-use super::budget;
+use super::{
+    budget,
+    names::{nearest, quotable},
+};
 
 /// What a call keeps back to answer in time.
 const ANSWER_MARGIN: Duration = Duration::from_millis(500);
@@ -212,7 +215,7 @@ impl SqlBackend {
             found.retain(|table| wanted.iter().any(|name| is_called(table, name)));
         }
         let print = budget::fingerprint(&format!("{db}\0{found:?}"));
-        let part = budget::list(&found, &print, max_chars as usize, cursor.as_deref(), TableInfo::size)?;
+        let part = budget::list(&found, &print, (usize::MAX, max_chars as usize), cursor.as_deref(), TableInfo::size)?;
         let truncated = part.next.is_some();
         Ok(SchemaPart { db, dialect: database.dialect(), tables: part.items, truncated, next_cursor: part.next })
     }
@@ -311,21 +314,4 @@ impl Database {
 fn is_called(table: &TableInfo, name: &str) -> bool {
     let bare = |name: &str| name.trim_start_matches("public.").replace('"', "");
     bare(&table.name).eq_ignore_ascii_case(&bare(name))
-}
-
-/// As much of a name as an error repeats.
-fn quotable(name: &str) -> String {
-    name.chars().take(64).collect()
-}
-
-/// Up to five names, those that hold the wanted one, or are held by it, first.
-fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let wanted = wanted.to_lowercase();
-    let mut names: Vec<_> = names.map(str::to_owned).collect();
-    names.sort_by_key(|name| {
-        let name = name.to_lowercase();
-        !(name.contains(&wanted) || wanted.contains(&name))
-    });
-    names.truncate(5);
-    names
 }

@@ -5,7 +5,6 @@
 
 mod client;
 mod config;
-mod hosts;
 mod providers;
 mod summary;
 mod visit;
@@ -15,7 +14,6 @@ use std::{future::Future, hash::Hash, sync::Arc, time::Duration};
 use client::ApiClient;
 pub use config::{Provider, SummaryConfig, VisitMethod, WebConfig};
 use futures_util::future::join_all;
-use hosts::Hosts;
 use moka::future::Cache;
 pub use providers::{Hit, Image, TimeRange};
 use providers::{Query, images, reverse_images, search};
@@ -27,7 +25,14 @@ use tokio::sync::Semaphore;
 pub use visit::{Format, WantedFormat};
 use visit::{Page, visit};
 
-use crate::{api::budget, outbound::parse, reader::Reader};
+use crate::{
+    api::{budget, turns::Turns},
+    outbound::parse,
+    reader::Reader,
+};
+
+/// How long a page may take to read.
+const READING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Documents that are read at once for one worker; there are turns for at least one more.
 const READINGS_OF_WORKER: u32 = 2;
@@ -43,11 +48,11 @@ pub struct Shared {
     /// Turns at the provider.
     searches: Semaphore,
     /// Turns at the hosts of pages.
-    hosts: Hosts,
+    hosts: Turns,
     /// Those of one worker, which must leave some to the others.
-    hosts_of_worker: Hosts,
+    hosts_of_worker: Turns,
     /// Documents of one worker that are being read, for the same reason.
-    readings_of_worker: Hosts,
+    readings_of_worker: Turns,
     reader: Reader,
     kept: Cache<Question, Kept>,
 }
@@ -221,10 +226,10 @@ impl WebBackend {
         Ok(Shared {
             client: ApiClient::new(config.retries)?,
             searches: Semaphore::new(config.concurrent_searches as usize),
-            hosts: Hosts::new(config.per_host),
-            hosts_of_worker: Hosts::new(config.per_host - config.per_host / 4),
-            readings_of_worker: Hosts::new(READINGS_OF_WORKER),
-            reader: Reader::new(),
+            hosts: Turns::new(config.per_host),
+            hosts_of_worker: Turns::new(config.per_host - config.per_host / 4),
+            readings_of_worker: Turns::new(READINGS_OF_WORKER),
+            reader: Reader::new(READING_LIMIT),
             kept: Cache::builder()
                 .max_capacity(u64::from(config.cache_mib) << 20)
                 .weigher(|question: &Question, kept: &Kept| {
@@ -266,7 +271,7 @@ impl WebBackend {
             let query = Query { text: text.clone(), count, time_range };
             let hits = self.hits(shared, context, query).await?;
             let print = budget::fingerprint(&format!("{text}\0{hits:?}"));
-            let part = budget::list(&hits, &print, max_chars as usize, cursor, Hit::size)?;
+            let part = budget::list(&hits, &print, (usize::MAX, max_chars as usize), cursor, Hit::size)?;
             let truncated = part.next.is_some();
             let provider = self.config.provider.name();
             Ok(Search { query: text, results: part.items, provider, truncated, next_cursor: part.next })
@@ -467,7 +472,7 @@ impl WebBackend {
     ) -> Result<ImageSearch> {
         let Kept::Images(images) = kept else { return Err(mixed_up()) };
         let print = budget::fingerprint(&format!("{query}\0{images:?}"));
-        let part = budget::list(&images, &print, max_chars as usize, cursor, Image::size)?;
+        let part = budget::list(&images, &print, (usize::MAX, max_chars as usize), cursor, Image::size)?;
         let truncated = part.next.is_some();
         Ok(ImageSearch { query, results: part.items, provider: provider.name(), truncated, next_cursor: part.next })
     }

@@ -211,8 +211,8 @@ async fn read(shared: &Shared, worker: &WorkerId, download: Download, wanted: Wa
     let form = if wanted == WantedFormat::Markdown { Form::Markdown } else { Form::Text };
     let (kind, format) = match (kind, wanted) {
         (Body::Html, WantedFormat::Html) => (None, Format::Html),
-        (Body::Html, WantedFormat::Markdown) => (Some(Kind::Html), Format::Markdown),
-        (Body::Html, WantedFormat::Text) => (Some(Kind::Html), Format::Text),
+        (Body::Html, WantedFormat::Markdown) => (Some(Kind::Article), Format::Markdown),
+        (Body::Html, WantedFormat::Text) => (Some(Kind::Article), Format::Text),
         (Body::Pdf, _) if cut => {
             return Err(crawling(&url, &format!("has a PDF that is larger than {} bytes", body.len())));
         }

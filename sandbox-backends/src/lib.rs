@@ -6,7 +6,7 @@
 mod address;
 #[cfg(all(any(feature = "bash", feature = "reader"), target_os = "linux"))]
 mod again;
-#[cfg(any(feature = "doc", feature = "fetch", feature = "sql", feature = "util", feature = "web"))]
+#[cfg(any(feature = "data", feature = "doc", feature = "fetch", feature = "sql", feature = "util", feature = "web"))]
 pub mod api;
 #[cfg(all(feature = "bash", target_os = "linux"))]
 pub mod bash;

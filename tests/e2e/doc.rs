@@ -62,10 +62,14 @@ fn documents_are_listed() {
     assert_eq!((&list["documents"][0]["bytes"], &list["truncated"]), (&json!(MANUAL.len()), &json!(false)));
     let count = |params: Value| call(&server, "list", &params).data()["documents"].as_array().unwrap().len();
     assert_eq!(count(json!({ "folder": "birds" })), 2);
-    assert_eq!(count(json!({ "pattern": "**/*.pdf" })), 1);
-    assert_eq!(count(json!({ "pattern": "*.{pdf,docx}" })), 1);
-    assert_eq!(count(json!({ "folder": "nowhere" })), 0);
-    assert_eq!(count(json!({ "folder": "../.." })), 0);
+    assert_eq!(count(json!({ "pattern": "*.PDF" })), 1);
+    assert_eq!(count(json!({ "pattern": "birds/*.{pdf,docx}" })), 1);
+    assert_eq!(count(json!({ "pattern": "*/*.{pdf,docx}" })), 1);
+    assert_eq!(count(json!({ "pattern": "birds/*", "folder": "birds" })), 0);
+    assert_eq!(call(&server, "list", &json!({ "folder": "nowhere" })).code(), 4014);
+    for folder in ["../..", "/etc"] {
+        assert_eq!(call(&server, "list", &json!({ "folder": folder })).reason(), "outside");
+    }
     let reply = call(&server, "list", &json!({ "pattern": "[" }));
     assert_eq!((reply.code(), &reply.body["error"]["parameter"]), (4000, &json!("pattern")));
     // What `max_chars` has no room for comes with the cursor.
@@ -185,6 +189,8 @@ fn key_words_are_found_with_their_places() {
     assert_eq!(call(&server, "search", &next).data()["results"][0]["position"], 2);
     next["key_words"] = json!(["other"]);
     assert_eq!(call(&server, "search", &next).code(), 4009);
+    // The line before a page of a PDF is not in the document.
+    assert_eq!(search("birds/note.pdf", json!(["page", "page 1"]))["total"], 0);
     for key_words in [json!([]), json!(["  "]), json!([""])] {
         let reply = call(&server, "search", &json!({ "document": "birds/gulls.md", "key_words": key_words }));
         assert_eq!(reply.code(), 4000, "{reply:?}");
@@ -216,7 +222,7 @@ fn nothing_outside_of_the_folders_is_read() {
         let reply = reply(path);
         assert_eq!((reply.code(), reply.reason()), (4013, "outside"), "{path}: {reply:?}");
     }
-    for path in ["pipe.md", "birds", "birds/picture.png", "", "a\0b"] {
+    for path in ["pipe.md", "birds", ".", "birds/picture.png", "", "a\0b"] {
         let reply = reply(path);
         assert_eq!((reply.code(), &reply.body["error"]["parameter"]), (4000, &json!("document")), "{path}: {reply:?}");
         assert!(!reply.body.to_string().contains(folder.path().to_str().unwrap()), "a path of the host: {reply:?}");
@@ -225,6 +231,7 @@ fn nothing_outside_of_the_folders_is_read() {
     assert_eq!(reply("./birds//gulls.md").data()["document"], "birds/gulls.md");
     // By the whole path too.
     assert_eq!(reply(root.join("birds/gulls.md").to_str().unwrap()).data()["document"], "birds/gulls.md");
+    assert_eq!(reply(root.join("none.md").to_str().unwrap()).code(), 4014);
     let missing = reply("gull.md");
     assert_eq!(
         (missing.code(), &missing.body["error"]["candidates"][0]),
@@ -254,6 +261,9 @@ fn of_two_folders_the_first_one_counts() {
     let server = Server::start(&json!({ "apis": { "doc": { "roots": [missing] } } }));
     assert_eq!(call(&server, "list", &json!({})).code(), 5012);
     assert_eq!(call(&server, "read", &json!({ "document": "a.md" })).code(), 5012);
+    // A file that is missing is missing, however many folders there are.
+    let server = Server::start(&json!({ "apis": { "doc": { "roots": [root, other] } } }));
+    assert_eq!(call(&server, "read", &json!({ "document": root.join("none.md") })).code(), 4014);
 }
 
 #[test]

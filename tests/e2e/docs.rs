@@ -435,6 +435,7 @@ fn golden_configuration_keys() {
         ("api.websearch", "apis.websearch"),
         ("api.text2sql", "apis.text2sql"),
         ("api.doc", "apis.doc"),
+        ("api.ds", "apis.ds"),
     ];
     for (definition, section) in sections {
         write!(out, "\n### `{section}`\n{table}").unwrap();

@@ -20,7 +20,8 @@ pub(crate) fn is_as_accepted(path: &str, now: &str) {
 fn the_listing_of_the_stock_tools() {
     // What a warm resource says of itself depends on the machine.
     let cold = json!({ "enabled": false });
-    let apis = json!({ "fetch": {}, "websearch": {}, "text2sql": {}, "doc": { "roots": ["."] } });
+    let roots = json!({ "roots": ["."] });
+    let apis = json!({ "fetch": {}, "websearch": {}, "text2sql": {}, "doc": roots, "ds": roots });
     let server = Server::start(&json!({ "resources": { "bash": {} }, "apis": apis, "warmup": cold }));
     let listing = serde_json::to_string_pretty(&server.get("/tools").body).unwrap() + "\n";
     is_as_accepted("tests/golden/tools.json", &listing);

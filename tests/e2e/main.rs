@@ -14,6 +14,7 @@ mod cli;
 mod cli_runs;
 mod client;
 mod control;
+mod data;
 mod doc;
 mod docs;
 mod downloads;

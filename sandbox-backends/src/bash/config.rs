@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::egress::EgressConfig;
 use super::error::ShellError;
 use super::script::is_name;
+use super::tools::NewFile;
 
 /// How well sandboxes are isolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -100,8 +101,8 @@ pub struct BashSessionConfig {
     pub memory_mib: Option<u64>,
     /// What the sandbox may reach, as `host:port`: a part of what the resource permits, and all of it if absent.
     pub egress: Option<SessionEgress>,
-    /// Files to begin with, by path, with their text. Folders above them are made.
-    pub files: BTreeMap<String, String>,
+    /// Files to begin with, by path: the text of each, or `{"base64": ".."}`. Folders above them are made.
+    pub files: BTreeMap<String, NewFile>,
 }
 
 /// What a session may reach.

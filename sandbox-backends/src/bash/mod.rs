@@ -54,6 +54,7 @@ use job::Jobs;
 use pool::Pool;
 use sandbox::Sandbox;
 use session::Shell;
+pub use tools::NewFile;
 
 /// Shells in sandboxes of their own.
 #[derive(Debug)]
@@ -240,7 +241,7 @@ impl BashSession {
                 proxy.insert(name.to_owned(), direct.join(","));
             }
         }
-        self.write_texts(config.files.clone()).await?;
+        self.write_files(config.files.clone()).await?;
         let shell = self.shell.get_mut();
         let variables = script::exports(proxy.iter().chain(&resource.env).chain(&config.env));
         if variables.is_empty() && config.cwd.is_none() {
@@ -257,13 +258,13 @@ impl BashSession {
     }
 
     /// Writes files, by path.
-    async fn write_texts(&self, texts: std::collections::BTreeMap<String, String>) -> Result<()> {
-        if texts.is_empty() {
+    async fn write_files(&self, new: std::collections::BTreeMap<String, NewFile>) -> Result<()> {
+        if new.is_empty() {
             return Ok(());
         }
         let files = self.files.clone();
-        let texts: Vec<_> = texts.into_iter().map(|(path, text)| (self.path(&path), text)).collect();
-        let written = tokio::task::spawn_blocking(move || write_all(&files, &texts)).await;
+        let new: Vec<_> = new.into_iter().map(|(path, file)| (self.path(&path), file)).collect();
+        let written = tokio::task::spawn_blocking(move || write_all(&files, &new)).await;
         written.unwrap_or_else(|error| Err(ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())))
     }
 
@@ -284,13 +285,13 @@ impl BashSession {
 }
 
 /// Writes files, with the folders above them.
-fn write_all(files: &Files, texts: &[(String, String)]) -> Result<()> {
+fn write_all(files: &Files, new: &[(String, NewFile)]) -> Result<()> {
     let _user = files.as_user().map_err(|error| ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string()))?;
-    for (path, text) in texts {
+    for (path, content) in new {
         if let Some((parent, _)) = path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
             files.make_folder(parent, true, 0o755)?;
         }
-        files.replace(path, None, |file| std::io::Write::write_all(file, text.as_bytes()))?;
+        files.replace(path, None, |file| std::io::Write::write_all(file, content.bytes()))?;
     }
     Ok(())
 }

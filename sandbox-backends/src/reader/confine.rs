@@ -8,10 +8,11 @@ use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, Target
 /// Address space beyond what the program itself takes.
 const MEMORY_BYTES: u64 = 768 << 20;
 
-/// What a parser needs: memory, the time, and the socket that is open. No file, no other socket, no program, no thread.
+/// What a parser needs: memory, the time, the socket that is open, and the file that may come by it. No other file, no other
+/// socket, no program, no thread.
 #[rustfmt::skip]
 const ALLOWED: &[libc::c_long] = &[
-    libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_close, libc::SYS_ppoll,
+    libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_recvmsg, libc::SYS_close, libc::SYS_ppoll,
     libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
     libc::SYS_futex, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_set_robust_list, libc::SYS_rseq,
     libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_gettimeofday,

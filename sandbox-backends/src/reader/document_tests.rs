@@ -53,9 +53,12 @@ fn docx(body: &str) -> Vec<u8> {
         <w:style w:styleId=\"T1\"><w:name w:val=\"toc 1\"/></w:style>\
         <w:style w:styleId=\"C\"><w:name w:val=\"Source Code\"/></w:style>\
         <w:style w:styleId=\"L\"><w:basedOn w:val=\"L\"/><w:name w:val=\"Loop\"/></w:style></w:styles>";
-    let numbering = "<w:numbering><w:abstractNum w:abstractNumId=\"7\"><w:lvl><w:numFmt w:val=\"decimal\"/></w:lvl>\
-        <w:lvl><w:numFmt w:val=\"bullet\"/></w:lvl></w:abstractNum>\
-        <w:num w:numId=\"1\"><w:abstractNumId w:val=\"7\"/></w:num></w:numbering>";
+    let numbering = "<w:numbering><w:abstractNum w:abstractNumId=\"7\"><w:lvl w:ilvl=\"0\"><w:numFmt w:val=\"decimal\"/></w:lvl>\
+        <w:lvl w:ilvl=\"1\"><w:numFmt w:val=\"bullet\"/></w:lvl></w:abstractNum>\
+        <w:abstractNum w:abstractNumId=\"8\"><w:lvl w:ilvl=\"0\"><w:lvlText w:val=\"%1\"/></w:lvl>\
+        <w:lvl w:ilvl=\"1\"><w:lvlText w:val=\"%1.%2\"/></w:lvl></w:abstractNum>\
+        <w:num w:numId=\"1\"><w:abstractNumId w:val=\"7\"/></w:num>\
+        <w:num w:numId=\"2\"><w:abstractNumId w:val=\"8\"/></w:num></w:numbering>";
     let notes = "<w:footnotes><w:footnote w:id=\"0\" w:type=\"separator\"><w:p><w:r><w:t>separator</w:t></w:r></w:p></w:footnote>\
         <w:footnote w:id=\"9\"><w:p><w:r><w:t>Indeed.</w:t></w:r></w:p></w:footnote></w:footnotes>";
     package(&[
@@ -136,29 +139,101 @@ async fn a_word_document_keeps_its_form() {
 }
 
 #[tokio::test]
-async fn pages_of_a_word_document_are_those_of_word_or_of_its_author() {
+async fn what_word_numbers_is_numbered() {
+    let heading = |level: u8, text: &str| {
+        let numbered = format!("<w:numPr><w:ilvl w:val=\"{level}\"/><w:numId w:val=\"2\"/></w:numPr>");
+        paragraph(&format!("<w:outlineLvl w:val=\"{level}\"/>{numbered}"), text)
+    };
+    let body = [
+        heading(0, "Scope"),
+        heading(0, "Terms"),
+        heading(1, "Words"),
+        item(0, "a"),
+        item(0, "b"),
+        paragraph("", "between"),
+        item(0, "c"),
+        heading(1, "Signs"),
+    ];
+    let content = read(Kind::Docx, Form::Markdown, docx(&body.concat())).await.content;
+    let expected = "# 1. Scope\n\n# 2. Terms\n\n## 2.1 Words\n\n1. a\n2. b\n\nbetween\n\n3. c\n\n## 2.2 Signs";
+    assert_eq!(content, expected);
+}
+
+#[tokio::test]
+async fn what_is_odd_in_word_is_read_as_it_looks() {
+    let cell = |text: &str| format!("<w:tc>{}</w:tc>", paragraph("", text));
+    let run = |properties: &str, text: &str| format!("<w:r><w:rPr>{properties}</w:rPr><w:t>{text}</w:t></w:r>");
+    let gone = "<w:trPr><w:del w:id=\"1\"/></w:trPr>";
+    let inner = format!(
+        "<w:tbl><w:tr><w:tc><w:tcPr><w:gridSpan w:val=\"3\"/></w:tcPr>{}</w:tc></w:tr></w:tbl>",
+        paragraph("", "inner")
+    );
+    let body = [
+        // Paragraphs of which the end between them was deleted.
+        "<w:p><w:pPr><w:rPr><w:del/></w:rPr></w:pPr><w:r><w:t>one, </w:t></w:r></w:p>".to_owned() + &paragraph("", "two"),
+        format!("<w:p>{}{}</w:p>", run("", "x"), run("<w:vertAlign w:val=\"superscript\"/>", "2")),
+        "<w:p><m:oMath><m:f><m:num><m:r><m:t>a+b</m:t></m:r></m:num><m:den><m:r><m:t>c</m:t></m:r></m:den></m:f>\
+         <m:nary><m:sub/><m:sup/></m:nary></m:oMath></w:p>"
+            .to_owned(),
+        "<w:p><w:r><w:ruby><w:rt><w:r><w:t>kan</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>\u{6f22}</w:t></w:r></w:rubyBase></w:ruby>\
+         <w:t>5</w:t><w:sym w:font=\"Symbol\" w:char=\"F0B3\"/><w:t>4</w:t></w:r></w:p>"
+            .to_owned(),
+        styled("C", "a") + &styled("C", "") + &styled("C", "b"),
+        format!("<w:tbl><w:tr>{}{}</w:tr><w:tr>{gone}{}</w:tr>", cell("A"), cell("B"), cell("deleted")),
+        format!("<w:tr><w:tc>{}{inner}</w:tc>{}</w:tr></w:tbl>", styled("H1", "In a cell"), cell("x")),
+    ];
+    let reading = read(Kind::Docx, Form::Markdown, docx(&body.concat())).await;
+    let expected = "one, two\n\nx^2\n\n(a+b)/(c)\n\n\u{6f22}5\u{fffd}4\n\n```\na\n\nb\n```\n\n\n\
+        | A | B |\n| - | - |\n| In a cell inner | x |";
+    assert_eq!(reading.content, expected);
+    assert_eq!(sections(&reading), [(1, "In a cell", "| In a cell inner | x |")]);
+    // With another prefix, as some programs write it.
+    let other = "<ns0:document xmlns:ns0=\"http://schemas.openxmlformats.org/wordprocessingml/2006/main\"><ns0:body><ns0:p>\
+        <ns0:pPr><ns0:outlineLvl ns0:val=\"0\"/></ns0:pPr><ns0:r><ns0:t>Start</ns0:t></ns0:r></ns0:p></ns0:body></ns0:document>";
+    assert_eq!(read(Kind::Docx, Form::Markdown, package(&[("word/document.xml", other)])).await.content, "# Start");
+}
+
+#[tokio::test]
+async fn pages_of_a_word_document_are_those_of_word() {
     let page = |reading: &Reading| {
         let ends = reading.pages.iter().skip(1).copied().chain([reading.content.len()]);
         reading.pages.iter().zip(ends).map(|(at, end)| reading.content[*at..end].trim().to_owned()).collect::<Vec<_>>()
     };
-    let author = "<w:p><w:r><w:t>one</w:t></w:r></w:p><w:p><w:r><w:br w:type=\"page\"/></w:r></w:p>\
-        <w:p><w:r><w:t>two</w:t></w:r></w:p><w:p><w:pPr><w:pageBreakBefore/></w:pPr><w:r><w:t>three</w:t></w:r></w:p>";
-    assert_eq!(page(&read(Kind::Docx, Form::Text, docx(author)).await), ["one", "two", "three"]);
-    // Where Word says where it broke pages, the author's break is one of those. A row that goes over two pages says so in
-    // each of its cells.
-    let broken = "<w:tc><w:p><w:r><w:t>a</w:t><w:lastRenderedPageBreak/><w:t>b</w:t></w:r></w:p></w:tc>";
-    let word = format!(
-        "<w:p><w:r><w:t>one</w:t></w:r></w:p><w:p><w:r><w:br w:type=\"page\"/></w:r></w:p>\
-        <w:p><w:r><w:lastRenderedPageBreak/><w:t>two</w:t></w:r></w:p><w:tbl><w:tr>{broken}{broken}</w:tr></w:tbl>"
-    );
-    let reading = read(Kind::Docx, Form::Text, docx(&word)).await;
-    assert_eq!((reading.pages.len(), page(&reading)[0].as_str()), (3, "one"), "{reading:?}");
+    let broken = |properties: &str, text: &str| {
+        format!("<w:p><w:pPr>{properties}</w:pPr><w:r><w:lastRenderedPageBreak/><w:t>{text}</w:t></w:r></w:p>")
+    };
+    let list = "<w:numPr><w:numId w:val=\"1\"/></w:numPr>";
+    // A row that goes over two pages says so in each of its cells; no page begins before the first text.
+    let cell = "<w:tc><w:p><w:r><w:t>a</w:t><w:lastRenderedPageBreak/><w:t>b</w:t></w:r></w:p></w:tc>";
+    let body = [
+        broken("", "one"),
+        broken("<w:pStyle w:val=\"H1\"/>", "Two"),
+        item(0, "x"),
+        broken(list, "three"),
+        format!("<w:tbl><w:tr>{cell}{cell}</w:tr></w:tbl>"),
+    ];
+    let document = docx(&body.concat());
+    let markdown = page(&read(Kind::Docx, Form::Markdown, document.clone()).await);
+    assert_eq!(markdown[..3], ["one", "# Two\n\n1. x", "2. three"]);
+    assert_eq!(markdown[3], "| ab | ab |\n| ------ | -- |");
+    let text = page(&read(Kind::Docx, Form::Text, document).await);
+    assert_eq!(text[..2], ["one", "Two\n\nx"]);
+    // Where only its author broke pages, nobody knows how many there are.
+    let author = "<w:p><w:r><w:t>one</w:t><w:br w:type=\"page\"/><w:t>two</w:t></w:r></w:p>";
+    let reading = read(Kind::Docx, Form::Text, docx(author)).await;
+    assert_eq!((reading.content.as_str(), reading.pages.len()), ("one two", 0));
 }
 
 #[tokio::test]
 async fn a_book_is_read_chapter_by_chapter() {
     let entry = |href: &str, title: &str| format!("<li><a href=\"{href}\">{title}</a></li>");
-    let contents = [entry("one.xhtml", "The first"), entry("two.xhtml", "Two"), entry("two.xhtml#half", "And a half")];
+    let contents = [
+        entry("one.xhtml", "Chapter one"),
+        entry("two.xhtml", "Two"),
+        entry("two.xhtml#half", "And a half"),
+        entry("two.xhtml#end", "The end"),
+        entry("two.xhtml#small", "Small print"),
+    ];
     let head =
         "<?xml version=\"1.0\"?><!DOCTYPE html><html xmlns=\"http://www.w3.org/1999/xhtml\"><head><title/></head>";
     let book = package(&[
@@ -175,8 +250,9 @@ async fn a_book_is_read_chapter_by_chapter() {
              <dc:title>A book</dc:title><dc:language>en</dc:language></metadata><manifest>\
              <item id=\"nav\" href=\"nav.xhtml\" media-type=\"application/xhtml+xml\" properties=\"nav\"/>\
              <item id=\"b\" href=\"two.xhtml\" media-type=\"application/xhtml+xml\"/>\
-             <item id=\"a\" href=\"one.xhtml\" media-type=\"application/xhtml+xml\"/></manifest>\
-             <spine><itemref idref=\"a\"/><itemref idref=\"b\"/></spine></package>",
+             <item id=\"a\" href=\"one.xhtml\" media-type=\"application/xhtml+xml\"/>\
+             <item id=\"lost\" href=\"lost.xhtml\" media-type=\"application/xhtml+xml\"/></manifest>\
+             <spine><itemref idref=\"a\"/><itemref idref=\"lost\"/><itemref idref=\"b\"/></spine></package>",
         ),
         (
             "OPS/nav.xhtml",
@@ -189,36 +265,60 @@ async fn a_book_is_read_chapter_by_chapter() {
             "OPS/one.xhtml",
             &format!("{head}<body><h1>One</h1><p>Text<br/>of <a id=\"x\"/>one &amp; all.</p></body></html>"),
         ),
-        ("OPS/two.xhtml", &format!("{head}<body><p>Text of two.</p><p id=\"half\">More of it.</p></body></html>")),
+        (
+            "OPS/two.xhtml",
+            &format!(
+                "{head}<body><p>Text of two.</p><table id=\"half\">\
+            <tr><td colspan=\"2\">More</td></tr><tr><td>of</td><td>it</td></tr></table><img id=\"end\" src=\"x.png\"/>\
+            <h4 id=\"small\">Small print</h4><p>x</p></body></html>"
+            ),
+        ),
     ]);
     let reading = read(Kind::Epub, Form::Markdown, book.clone()).await;
     assert_eq!(reading.title.as_deref(), Some("A book"));
-    assert_eq!(reading.content, "# One\n\nText  \nof one & all.\n\nText of two.\n\nMore of it.");
-    let expected = [(1, "One", "# One"), (1, "Two", "Text of two."), (1, "And a half", "More of it.")];
+    assert!(reading.content.starts_with("# One\n\nText  \nof one & all.\n\nText of two.\n\n"), "{}", reading.content);
+    let expected = [
+        (1, "One", "# One"),
+        (1, "Two", "Text of two."),
+        (1, "And a half", "|   |   |"),
+        (1, "The end", "![](x.png)"),
+        (4, "Small print", "#### Small print"),
+    ];
     assert_eq!(sections(&reading), expected);
     let text = read(Kind::Epub, Form::Text, book).await;
     assert_eq!(
         text.sections.iter().map(|section| section.title.as_str()).collect::<Vec<_>>(),
-        ["One", "Two", "And a half"]
+        ["One", "Two", "And a half", "The end", "Small print"]
     );
 }
 
 #[tokio::test]
 async fn markdown_is_kept_and_its_headings_found() {
-    let source = "---\ntitle: x\n---\nintro\r\n\n# On `code` and *more*\n\n```sh\n# no heading\n```\n\nLower\n-----\n\n* a [b](c)\n\n#\n";
+    let source = "---\ntitle: \"A b\"\n---\nintro\r\n\n# On `code` and *more*\n\n```sh\n# no heading\n```\n\nLower\n-----\n\n\
+        1. a [b](c)\n2. x\n   - y\n\n> ## Quoted\n> <template> and <title> of <b>it</b>.\n\n| A | B |\n|---|---|\n| 1 | 2 |\n\n\
+        <details>\n<summary>More</summary>\n\ninner &amp; *outer*\n\n</details>\n\n# Last\n\nfindable\n\n#\n";
     let reading = read(Kind::Markdown, Form::Markdown, source).await;
-    assert_eq!(reading.content, source.replace('\r', ""));
-    assert_eq!(sections(&reading), [(1, "On code and more", "# On `code` and *more*"), (2, "Lower", "Lower")]);
+    assert_eq!((reading.content.as_str(), reading.title.as_deref()), (source.replace('\r', "").as_str(), Some("A b")));
+    let found = [
+        (1, "On code and more", "# On `code` and *more*"),
+        (2, "Lower", "Lower"),
+        (2, "Quoted", "> ## Quoted"),
+        (1, "Last", "# Last"),
+    ];
+    assert_eq!(sections(&reading), found);
     let text = read(Kind::Markdown, Form::Text, source).await;
-    assert_eq!(sections(&text), [(1, "On code and more", "On code and more"), (2, "Lower", "Lower")]);
-    assert!(text.content.contains("# no heading") && text.content.contains("a b") && !text.content.contains("](c)"));
+    let titles: Vec<_> = sections(&text).into_iter().map(|(level, title, line)| (level, title == line)).collect();
+    assert_eq!(titles, [(1, true), (2, true), (2, true), (1, true)]);
+    let expected = "title: \"A b\"\n\nintro\n\nOn code and more\n\n# no heading\n\nLower\n\n1. a b\n2. x\n  - y\n\n\
+        Quoted\n\n and  of it.\n\nA\tB\n1\t2\n\nMore\n\ninner & outer\n\nLast\n\nfindable";
+    assert_eq!(text.content, expected);
     let plain = read(Kind::Text, Form::Text, b"gr\xfcn\r\n# no heading".to_vec()).await;
     assert_eq!((plain.content.as_str(), plain.sections.len()), ("gr\u{fc}n\n# no heading", 0));
 }
 
 #[tokio::test]
 async fn a_page_is_read_whole() {
-    let page = "<title>T</title><nav>Menu</nav><p>before \u{F0000}\u{F0001}</p><h2>A <i>title</i></h2><p>text</p>\
+    let page = "<title>T</title><nav>Menu</nav><p>before \u{F0000}\u{F0001}</p><h2>A<br><i>title</i></h2><p>text</p>\
         <aside>beside</aside><h3> </h3><table><tr><td><h4>In a cell</h4>x</td></tr></table><footer>end</footer>";
     let reading = read(Kind::Html, Form::Markdown, page).await;
     assert_eq!(reading.title.as_deref(), Some("T"));
@@ -270,7 +370,7 @@ async fn bookmarks_of_a_pdf_are_its_sections() {
         (2, "Middle", "Middle"),
         (3, "Notes", "Notes"),
         (1, "Notes", "Notes"),
-        (1, "N\u{f6}te", ""),
+        (1, "N\u{f6}te", "Notes"),
     ];
     assert_eq!(sections(&reading), found);
     assert_eq!(reading.pages.len(), 3);
@@ -291,6 +391,8 @@ async fn what_is_wrong_with_a_document_is_said() {
         (Kind::Docx, whole[..whole.len() / 2].to_vec(), Flaw::Malformed),
         (Kind::Docx, package(&[("a.txt", "x")]), Flaw::Malformed),
         (Kind::Docx, docx(""), Flaw::NoText),
+        (Kind::Docx, docx("<w:p><w:r><w:t>text</w:t></w:r></w:p><w:p>"), Flaw::Malformed),
+        (Kind::Text, vec![b'x'; (16 << 20) + 1], Flaw::TooLong),
         (Kind::Epub, whole, Flaw::Malformed),
     ] {
         let read = Reader::new(Duration::from_secs(10)).read(task(kind, Form::Text), document).await;

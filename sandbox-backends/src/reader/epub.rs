@@ -9,7 +9,7 @@ use rbook::Epub;
 use super::{
     html,
     inside::Draft,
-    marks::{Heading, SECTION, without},
+    marks::{Heading, without},
     wire::{Flaw, Form},
 };
 
@@ -37,16 +37,25 @@ pub(super) fn read(form: Form, bytes: &[u8]) -> Result<Draft, Flaw> {
                 .push((fragment, (level, entry.label().to_owned())));
         }
     }
-    let mut book = Draft::default();
+    let (mut book, mut unreadable) = (Draft::default(), false);
     for chapter in epub.reader() {
-        let chapter = chapter.map_err(|_| if is_protected(bytes) { Flaw::Encrypted } else { Flaw::Malformed })?;
+        // One that is missing takes no other with it.
+        let Ok(chapter) = chapter else {
+            unreadable = true;
+            continue;
+        };
         let entries = contents.remove(chapter.manifest_entry().href().path().as_str()).unwrap_or_default();
         book.append(read_chapter(form, chapter.content(), &entries));
     }
     if book.content.is_empty() {
-        return Err(Flaw::NoText);
+        return Err(match (unreadable, is_protected(bytes)) {
+            (true, true) => Flaw::Encrypted,
+            (true, false) => Flaw::Malformed,
+            (false, _) => Flaw::NoText,
+        });
     }
-    book.title = epub.metadata().title().map(|title| title.value().trim().to_owned()).filter(|title| !title.is_empty());
+    let title = epub.metadata().title().map(|title| title.value().trim().to_owned()).filter(|title| !title.is_empty());
+    book.title = title.or_else(|| book.sections.first().map(|first| first.title.clone()));
     Ok(book)
 }
 
@@ -54,38 +63,22 @@ fn read_chapter(form: Form, xhtml: &str, entries: &[Entry]) -> Draft {
     let xhtml = without(xhtml.into());
     let page = Document::from(as_html(&xhtml).unwrap_or_else(|| xhtml.clone().into_owned()));
     html::strip(&page);
-    if page.select("h1, h2, h3, h4, h5, h6").is_empty() {
-        let mut headings: Vec<(usize, Heading)> = Vec::new();
-        let mut at_start = None;
-        // In the order of the text, whatever that of the table of contents.
-        let places: HashMap<String, usize> = page
-            .select("[id]")
-            .nodes()
-            .iter()
-            .enumerate()
-            .filter_map(|(place, node)| Some((node.attr("id")?.to_string(), place)))
-            .collect();
-        for (fragment, heading) in entries {
-            match fragment.as_ref().and_then(|id| Some((id, *places.get(id)?))) {
-                Some((_, place)) => headings.push((place, heading.clone())),
-                None => at_start = at_start.or(Some(heading.clone())),
-            }
+    let bare =
+        |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    let headings: Vec<String> =
+        page.select("h1, h2, h3, h4, h5, h6").nodes().iter().map(|heading| bare(&heading.text())).collect();
+    for (fragment, (level, title)) in entries {
+        let own = bare(title);
+        // One that is a heading of the text is found there.
+        if headings.iter().any(|text| !text.is_empty() && (text.contains(&own) || own.contains(text.as_str()))) {
+            continue;
         }
-        headings.sort_by_key(|(place, _)| *place);
-        headings.dedup_by_key(|(place, _)| *place);
-        let nodes = page.select("[id]");
-        for (place, _) in &headings {
-            if let Some(node) = nodes.nodes().get(*place) {
-                node.prepend_html(SECTION.to_string());
-            }
+        let target = fragment.as_deref().map(|id| {
+            page.select("[id]").nodes().iter().find(|node| node.id_attr().is_some_and(|own| *own == *id)).copied()
+        });
+        if let Some(node) = target.flatten().or_else(|| page.body()?.first_element_child()) {
+            node.set_attr(html::BEGINS, &format!("{level} {title}"));
         }
-        let headings = headings.into_iter().map(|(_, heading)| heading).collect();
-        let mut draft = Draft::from_marked(&html::write(form, &page), headings);
-        if let Some((level, title)) = at_start.filter(|_| !draft.content.is_empty()) {
-            draft.add(0, level, &title);
-            draft.sections.rotate_right(1);
-        }
-        return draft;
     }
     html::marked(form, &page)
 }

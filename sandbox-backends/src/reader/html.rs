@@ -9,7 +9,7 @@ use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 use url::Url;
 
 #[cfg(feature = "doc")]
-use super::marks::{Heading, SECTION, without};
+use super::marks::{Heading, section, without};
 #[cfg(feature = "web")]
 use super::wire::Task;
 use super::{inside::Draft, tables, wire::Form};
@@ -71,29 +71,48 @@ pub(super) fn whole(form: Form, html: &str) -> Draft {
     marked(form, &page)
 }
 
-/// Takes away what is not read.
-pub(super) fn strip(page: &Document) {
-    page.select(INVISIBLE).remove();
-    page.select(MENUS).remove();
-}
+/// The attribute of what begins a section and is no heading: its level, and after a space its title.
+#[cfg(feature = "doc")]
+pub(super) const BEGINS: &str = "data-section";
 
-/// What a page says, with a section for each heading; it may have marks of pages.
+/// What a page says, with a section for each heading and each element with [`BEGINS`]; it may have marks of pages.
 #[cfg(feature = "doc")]
 pub(super) fn marked(form: Form, page: &Document) -> Draft {
     tidy(page, None);
     let title = page.select("head > title").text().trim().to_owned();
     let mut headings: Vec<Heading> = Vec::new();
-    for node in page.select("h1, h2, h3, h4, h5, h6").nodes() {
-        let text = without(node.text().as_ref().into()).into_owned();
-        let level = node.node_name().and_then(|name| name.as_bytes().get(1).map(|digit| digit - b'0'));
-        if let (false, Some(level)) = (text.trim().is_empty(), level) {
-            node.prepend_html(SECTION.to_string());
-            headings.push((level, text));
+    for node in page.select("h1, h2, h3, h4, h5, h6, [data-section]").nodes() {
+        let own = node.node_name().and_then(|name| name.strip_prefix('h')?.parse::<u8>().ok());
+        let own = own.filter(|level| (1..=6).contains(level));
+        let own = own.map(|level| (level, without(node.formatted_text().as_ref().into()).into_owned()));
+        let given = node.attr(BEGINS).and_then(|given| {
+            let (level, title) = given.split_once(' ')?;
+            Some((level.parse().ok()?, title.to_owned()))
+        });
+        for heading in [given, own].into_iter().flatten().filter(|(_, title)| !title.trim().is_empty()) {
+            let Some(mark) = section(headings.len()) else { break };
+            // An image has nothing in it, and what is in a table or a list but not in its cells and items goes astray.
+            let holds_text =
+                !["table", "tbody", "thead", "tr", "ul", "ol", "dl", "body"].iter().any(|name| node.has_name(name));
+            if holds_text && node.first_child().is_some() {
+                node.prepend_html(mark.to_string());
+            } else {
+                node.before_html(mark.to_string());
+            }
+            headings.push(heading);
         }
     }
     let title =
         Some(title).filter(|title| !title.is_empty()).or_else(|| headings.first().map(|(_, text)| text.clone()));
-    Draft { title, ..Draft::from_marked(&write(form, page), headings) }
+    Draft { title, ..Draft::from_marked(&write(form, page), &headings) }
+}
+
+/// Takes away what is not read.
+pub(super) fn strip(page: &Document) {
+    page.select(INVISIBLE).remove();
+    page.select(MENUS).remove();
+    #[cfg(feature = "doc")]
+    page.select("[data-section]").remove_attr(BEGINS);
 }
 
 #[cfg(feature = "web")]

@@ -9,11 +9,16 @@ use std::{
 };
 
 use super::{
-    confine, html, pdf,
-    wire::{self, Flaw, Kind, Order, Reply, Section, Task},
+    confine,
+    wire::{self, Flaw, Order, Reply, Section, Work},
 };
 #[cfg(feature = "doc")]
 use super::{docx, epub, markdown};
+#[cfg(feature = "documents")]
+use super::{
+    html, pdf,
+    wire::{Kind, Task},
+};
 
 /// A document that is being made.
 #[derive(Default)]
@@ -47,12 +52,17 @@ fn serve() {
     if socket.write_all(&[wire::CONFINED]).is_err() {
         return;
     }
-    while let Ok((order, document)) = wire::receive::<Order>(&mut socket, wire::MAX_DOCUMENT_BYTES) {
+    loop {
+        let Ok(file) = wire::receive_file(&socket) else { return };
+        let Ok((order, document)) = wire::receive::<Order>(&mut socket, wire::MAX_DOCUMENT_BYTES) else { return };
         confine::end_in(order.seconds);
         // A parser that panics has met what it does not understand.
-        let read = catch_unwind(AssertUnwindSafe(|| read(&order.task, &document))).unwrap_or(Err(Flaw::Malformed));
+        let read =
+            catch_unwind(AssertUnwindSafe(|| work(&order.work, file, &document))).unwrap_or(Err(Flaw::Malformed));
+        drop(document);
         confine::end_in(0);
         let (draft, flaw) = match read {
+            Ok(draft) if draft.content.len() > wire::MAX_CONTENT_BYTES => (Draft::default(), Some(Flaw::TooLong)),
             Ok(draft) => (draft, None),
             Err(flaw) => (Draft::default(), Some(flaw)),
         };
@@ -65,7 +75,26 @@ fn serve() {
     }
 }
 
+#[cfg_attr(
+    not(feature = "data"),
+    expect(unused_variables, clippy::needless_pass_by_value, reason = "files are of tables")
+)]
+#[cfg_attr(not(feature = "documents"), expect(unused_variables, reason = "bodies are documents"))]
+fn work(work: &Work, file: Option<File>, document: &[u8]) -> Result<Draft, Flaw> {
+    match work {
+        #[cfg(feature = "documents")]
+        Work::Document(task) => read(task, document),
+        #[cfg(feature = "data")]
+        Work::Scan(scan) => {
+            let answer = super::data::run(scan, file.ok_or(Flaw::Malformed)?);
+            let content = String::from_utf8(answer).map_err(|_| Flaw::Malformed)?;
+            Ok(Draft { content, ..Draft::default() })
+        }
+    }
+}
+
 /// Reads one document.
+#[cfg(feature = "documents")]
 fn read(task: &Task, document: &[u8]) -> Result<Draft, Flaw> {
     match task.kind {
         #[cfg(feature = "web")]

@@ -6,12 +6,15 @@
 //! document at a time and lives on, so that a document costs no start of one.
 
 mod confine;
+#[cfg(feature = "data")]
+mod data;
 #[cfg(all(test, feature = "doc"))]
 mod document_tests;
 #[cfg(feature = "doc")]
 mod docx;
 #[cfg(feature = "doc")]
 mod epub;
+#[cfg(feature = "documents")]
 mod html;
 mod inside;
 #[cfg(feature = "doc")]
@@ -20,27 +23,34 @@ mod markdown;
 mod marks;
 #[cfg(feature = "doc")]
 mod outline;
+#[cfg(feature = "documents")]
 mod pdf;
 mod process;
+#[cfg(feature = "documents")]
 mod tables;
-#[cfg(test)]
+#[cfg(all(test, feature = "documents"))]
 mod tests;
 mod wire;
 
 use std::{
+    fs::File,
     io,
     sync::{Arc, Mutex, PoisonError},
     thread::available_parallelism,
     time::Duration,
 };
 
+#[cfg(feature = "data")]
+pub(crate) use data::{Ask, Column, ColumnSummary, Condition, DataFormat, Failure, Inspection, Rows, RowsWanted, Scan};
 pub(crate) use inside::main as process_main;
 use process::{HangUp, Line, Process};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
-use wire::Order;
+pub(crate) use wire::Flaw;
 #[cfg(feature = "doc")]
 pub(crate) use wire::Section;
-pub(crate) use wire::{Flaw, Form, Kind, Task};
+#[cfg(feature = "documents")]
+pub(crate) use wire::{Form, Kind, Task};
+use wire::{Order, Reply, Work};
 
 /// How much longer than a document may take its process lives.
 const ALARM_MARGIN_SECONDS: u64 = 5;
@@ -52,6 +62,7 @@ const SPARE: usize = 2;
 const KEEP_BELOW_KIB: u64 = 96 << 10;
 
 /// A document as text.
+#[cfg(feature = "documents")]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// Its title, if it has one.
@@ -79,6 +90,34 @@ pub(crate) enum Unreadable {
     Broken(io::Error),
 }
 
+/// A document that is to be read.
+pub(crate) enum Content {
+    Bytes(Vec<u8>),
+    /// So many bytes of a file, which are read when the document's turn comes: those that wait take no memory.
+    #[cfg(feature = "doc")]
+    File(File, u64),
+}
+
+impl From<Vec<u8>> for Content {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl Content {
+    fn read(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            #[cfg(feature = "doc")]
+            Self::File(file, length) => {
+                let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+                io::Read::read_to_end(&mut io::Read::take(file, length), &mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
 /// Processes that read documents; a few more at once than the machine has cores, so that documents which take their time
 /// do not hold up all others.
 pub(crate) struct Reader {
@@ -98,7 +137,29 @@ impl Reader {
     ///
     /// # Errors
     /// The document cannot be read.
-    pub(crate) async fn read(&self, task: Task, document: Vec<u8>) -> Result<Reading, Unreadable> {
+    #[cfg(feature = "documents")]
+    pub(crate) async fn read(&self, task: Task, document: impl Into<Content>) -> Result<Reading, Unreadable> {
+        let (reply, content) = self.ask(Work::Document(task), None, document.into()).await?;
+        Ok(Reading {
+            title: reply.title,
+            content,
+            #[cfg(feature = "doc")]
+            sections: reply.sections,
+            #[cfg(feature = "doc")]
+            pages: reply.pages,
+        })
+    }
+
+    /// Reads rows of a file; the answer is JSON. Dropped, it ends the process that is at it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    #[cfg(feature = "data")]
+    pub(crate) async fn scan(&self, scan: Scan, file: File) -> Result<String, Unreadable> {
+        Ok(self.ask(Work::Scan(scan), Some(file), Content::Bytes(Vec::new())).await?.1)
+    }
+
+    async fn ask(&self, work: Work, file: Option<File>, document: Content) -> Result<(Reply, String), Unreadable> {
         let Ok(turn) = self.turns.clone().acquire_owned().await else {
             return Err(Unreadable::Broken(io::ErrorKind::BrokenPipe.into()));
         };
@@ -106,36 +167,26 @@ impl Reader {
         let line = Arc::new(Line::default());
         let _hang_up = HangUp(line.clone());
         let seconds = (self.limit.as_secs() + ALARM_MARGIN_SECONDS).try_into().unwrap_or(u32::MAX);
-        let order = Order { task, seconds };
+        let order = Order { work, seconds };
         let job = spawn_blocking(move || {
             let _turn = turn;
+            let document = document.read().map_err(Unreadable::Broken)?;
             let waiting = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let reused = waiting.is_some();
             let mut process = waiting.map_or_else(Process::start, Ok).map_err(Unreadable::Broken)?;
-            let mut answer = process.ask(&line, &order, &document);
+            let mut answer = process.ask(&line, &order, file.as_ref(), &document);
             // A process may have been ended while it waited, by whoever looks after the machine's memory.
             if reused && answer.is_err() && !line.is_cut() {
                 process = Process::start().map_err(Unreadable::Broken)?;
-                answer = process.ask(&line, &order, &document);
+                answer = process.ask(&line, &order, file.as_ref(), &document);
             }
-            match answer {
-                Ok((reply, content)) => {
-                    if process.peak_kib() < KEEP_BELOW_KIB && line.let_go() {
-                        idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);
-                    }
-                    match reply.flaw {
-                        None => Ok(Reading {
-                            title: reply.title,
-                            content,
-                            #[cfg(feature = "doc")]
-                            sections: reply.sections,
-                            #[cfg(feature = "doc")]
-                            pages: reply.pages,
-                        }),
-                        Some(flaw) => Err(Unreadable::Flawed(flaw)),
-                    }
-                }
-                Err(_) => Err(Unreadable::Fatal),
+            let (reply, content) = answer.map_err(|_| Unreadable::Fatal)?;
+            if process.peak_kib() < KEEP_BELOW_KIB && line.let_go() {
+                idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);
+            }
+            match reply.flaw {
+                None => Ok((reply, content)),
+                Some(flaw) => Err(Unreadable::Flawed(flaw)),
             }
         });
         match timeout(self.limit, job).await {

@@ -29,37 +29,60 @@ pub(super) fn add(document: &Document, draft: &mut Draft) {
         .filter(|(_, _, page)| *page < draft.pages.len())
         .collect();
     placed.sort_by_key(|(_, _, page)| *page);
-    let mut last = 0;
-    for (level, title, page) in placed {
-        let start = draft.pages[page];
-        let end = draft.pages.get(page + 1).copied().unwrap_or(draft.content.len());
-        let from = last.max(start);
-        let at = line_of(&title, &draft.content[from..end]).map_or(from, |at| from + at);
-        draft.add(at, level, &title);
-        // The next title is not found in this one's line.
-        last = draft.content[at..end].find('\n').filter(|_| at > start).map_or(at, |length| at + length);
+    let mut open: Option<(usize, Page)> = None;
+    for (level, title, number) in placed {
+        if open.as_ref().is_none_or(|(known, _)| *known != number) {
+            let start = draft.pages[number];
+            let end = draft.pages.get(number + 1).copied().unwrap_or(draft.content.len());
+            open = Some((number, Page::new(start, &draft.content[start..end])));
+        }
+        if let Some((_, page)) = &mut open {
+            draft.add(page.find(&title), level, &title);
+        }
     }
-    // A place that was moved behind the line of the one before it is that line's end.
 }
 
-/// Where the line is that has a title, with or without a number before it.
-fn line_of(title: &str, text: &str) -> Option<usize> {
-    let bare =
-        |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
-    let title = bare(title);
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        let found = bare(line);
-        let is_it = !title.is_empty()
-            && found.len() <= title.len() + 12
-            && (found.ends_with(&title) || found.starts_with(&title));
-        // A long title goes over several lines.
-        if is_it || (found.len() >= 24 && title.starts_with(&found)) {
-            return Some(at);
+/// A page in which titles are looked for, one after the other.
+struct Page {
+    /// Where each line begins, and its letters and digits.
+    lines: Vec<(usize, String)>,
+    /// The line behind that of the last title.
+    next: usize,
+    /// Where the last title is.
+    last: usize,
+}
+
+impl Page {
+    fn new(start: usize, text: &str) -> Self {
+        let mut at = start;
+        let mut lines = Vec::new();
+        for line in text.split_inclusive('\n') {
+            lines.push((at, bare(line)));
+            at += line.len();
         }
-        at += line.len();
+        Self { lines, next: 0, last: start }
     }
-    None
+
+    /// Where the line is that has a title, with or without a number before it; if there is none, where the last title is.
+    fn find(&mut self, title: &str) -> usize {
+        let title = bare(title);
+        let is_it = |(_, line): &(usize, String)| {
+            let same = line.len() <= title.len() + 12 && (line.ends_with(&title) || line.starts_with(&title));
+            // A long title goes over several lines.
+            same || (line.len() >= 24 && title.starts_with(line.as_str()))
+        };
+        let found = self.lines[self.next..].iter().position(|line| !title.is_empty() && is_it(line));
+        if let Some(index) = found {
+            self.next += index + 1;
+            self.last = self.lines[self.next - 1].0;
+        }
+        self.last
+    }
+}
+
+/// The letters and digits of a text.
+fn bare(text: &str) -> String {
+    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 fn bookmarks(document: &Document) -> Vec<Bookmark> {

@@ -1,7 +1,7 @@
 //! The server's side of a reading process.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read},
     net::Shutdown,
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -64,9 +64,16 @@ impl Process {
         self.child.id()
     }
 
-    /// Has one document read, as long as nobody hangs up.
-    pub(super) fn ask(&mut self, line: &Line, order: &Order, document: &[u8]) -> io::Result<(Reply, String)> {
+    /// Has one document or file read, as long as nobody hangs up.
+    pub(super) fn ask(
+        &mut self,
+        line: &Line,
+        order: &Order,
+        file: Option<&File>,
+        document: &[u8],
+    ) -> io::Result<(Reply, String)> {
         line.hold(self.socket.try_clone()?)?;
+        wire::send_file(&self.socket, file)?;
         wire::send(&mut self.socket, order, document)?;
         let (reply, content) = wire::receive(&mut self.socket, wire::MAX_CONTENT_BYTES)?;
         Ok((reply, String::from_utf8(content).map_err(|_| io::ErrorKind::InvalidData)?))

@@ -19,7 +19,7 @@ fn pdf_task() -> Task {
 }
 
 async fn read(task: Task, document: impl Into<Vec<u8>>) -> Result<Reading, Unreadable> {
-    Reader::new(Duration::from_secs(10)).read(task, document.into()).await
+    Reader::new(Duration::from_secs(10)).read(task, Into::<Vec<u8>>::into(document)).await
 }
 
 /// A PDF with these pages, each a list of lines.
@@ -237,7 +237,7 @@ fn a_reading_process_can_open_nothing() {
     if std::env::var_os("CONFINED").is_some() {
         confine::confine().expect("confined");
         let refused = |result: io::Result<()>| result.expect_err("refused").raw_os_error() == Some(libc::EPERM);
-        let all = refused(fs::File::open("/etc/passwd").map(drop))
+        let all = refused(File::open("/etc/passwd").map(drop))
             && refused(std::net::UdpSocket::bind("127.0.0.1:0").map(drop))
             && refused(std::os::unix::net::UnixStream::pair().map(drop))
             && refused(std::process::Command::new("/bin/true").spawn().map(drop));

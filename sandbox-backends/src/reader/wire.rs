@@ -1,8 +1,21 @@
-//! What the server and a reading process say to each other: a header in JSON and a body, each with its length in front.
+//! What the server and a reading process say to each other: a byte that may bring an open file, then a header in JSON and a
+//! body, each with its length in front. There is no byte before an answer.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::{
+    fs::File,
+    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::fd::AsFd,
+};
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+#[cfg(feature = "data")]
+use super::data::Scan;
 
 /// The longest header, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 20;
@@ -11,7 +24,26 @@ pub(super) const MAX_DOCUMENT_BYTES: usize = 256 << 20;
 /// The longest content that is made of one, in bytes: what is many times as long as a page would be repeats something.
 pub(super) const MAX_CONTENT_BYTES: usize = 16 << 20;
 
-/// What is to be done with the body that follows.
+/// What is to be done, and how long it may take.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Order {
+    pub(super) work: Work,
+    /// After so many the process ends itself: more than the server waits, which might be gone.
+    pub(super) seconds: u32,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) enum Work {
+    /// Read the document that follows.
+    #[cfg(feature = "documents")]
+    Document(Task),
+    /// Read the file that came before.
+    #[cfg(feature = "data")]
+    Scan(Scan),
+}
+
+/// How a document is to be read.
+#[cfg(feature = "documents")]
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Task {
     pub(crate) kind: Kind,
@@ -22,15 +54,8 @@ pub(crate) struct Task {
     pub(crate) base: Option<String>,
 }
 
-/// A task, and how long it may take.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Order {
-    pub(super) task: Task,
-    /// After so many the process ends itself: more than the server waits, which might be gone.
-    pub(super) seconds: u32,
-}
-
 /// What a document is.
+#[cfg(feature = "documents")]
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) enum Kind {
     /// A page of the web, of which the article is wanted.
@@ -51,6 +76,7 @@ pub(crate) enum Kind {
 }
 
 /// What is made of it.
+#[cfg(feature = "documents")]
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
 pub(crate) enum Form {
     /// Markdown; of a PDF plain text.
@@ -68,6 +94,8 @@ pub(crate) enum Flaw {
     Encrypted,
     /// It has pages, and no text on them.
     NoText,
+    /// It has more text than [`MAX_CONTENT_BYTES`].
+    TooLong,
 }
 
 /// Where a section begins.
@@ -91,6 +119,34 @@ pub(super) struct Reply {
 
 /// What a process says once it is confined.
 pub(super) const CONFINED: u8 = b'!';
+
+/// Sends the byte that goes before an order.
+pub(super) fn send_file(socket: impl AsFd, file: Option<&File>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(b"?")], &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Receives that byte, and the file if one came with it; `UnexpectedEof` if the other side has gone.
+pub(super) fn receive_file(socket: impl AsFd) -> io::Result<Option<File>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let receive = || recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    if rustix::io::retry_on_intr(receive)?.bytes == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let mut files = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    Ok(files.next().and_then(|mut fds| fds.next()).map(File::from))
+}
 
 /// Sends a header and its body.
 pub(super) fn send(to: &mut impl Write, header: &impl Serialize, body: &[u8]) -> io::Result<()> {

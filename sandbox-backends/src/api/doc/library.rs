@@ -1,21 +1,20 @@
 //! Documents: where they are, what they are, and what was read of them lately.
 
-use std::{io::Read as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use super::config::DocConfig;
 use crate::{
     api::{
         budget,
-        roots::{Found, Known, Roots, Version},
-        turns::Turns,
+        roots::{Found, Known, Roots, Version, on_thread},
+        turns::{Turn, Turns},
     },
-    reader::{Flaw, Form, Kind, Reader, Reading, Section as Mark, Task, Unreadable},
+    reader::{Content, Flaw, Form, Kind, Reader, Reading, Section as Mark, Task, Unreadable},
 };
 
 /// Documents that are read at once for one worker; there are turns for at least one more.
@@ -101,6 +100,8 @@ pub(super) struct Document {
     pub(super) sections: Vec<Section>,
     /// Where each page begins; empty if there are no pages.
     pub(super) pages: Vec<usize>,
+    /// Characters of the content.
+    pub(super) chars: usize,
     /// Of the content, for cursors.
     pub(super) print: String,
 }
@@ -114,6 +115,8 @@ pub(super) struct Section {
     pub(super) title: Option<String>,
     pub(super) start: usize,
     pub(super) end: usize,
+    /// How many characters it has.
+    pub(super) chars: usize,
 }
 
 impl Document {
@@ -126,8 +129,9 @@ impl Document {
         pages.sort_unstable();
         let mut marks: Vec<Mark> = sections.into_iter().filter(|mark| is_place(&mark.at)).collect();
         marks.sort_by_key(|mark| mark.at);
-        let sections = sections_of(marks, &content, &pages);
-        Self { format, title, content, sections, pages, print }
+        let mut sections = sections_of(marks, &content, &pages);
+        let chars = count(&content, &mut sections);
+        Self { format, title, content, sections, pages, chars, print }
     }
 
     /// The page, from 1, on which something is.
@@ -154,7 +158,7 @@ fn sections_of(marks: Vec<Mark>, content: &str, pages: &[usize]) -> Vec<Section>
     let mut sections = Vec::with_capacity(marks.len() + 1);
     let first = marks.first().map_or(0, |mark| mark.at);
     if !content[..first].trim().is_empty() {
-        sections.push(Section { number: 0, level: 1, title: None, start: 0, end: first });
+        sections.push(Section { number: 0, level: 1, title: None, start: 0, end: first, chars: 0 });
     }
     // Those that are open, innermost last.
     let mut open: Vec<usize> = Vec::new();
@@ -164,7 +168,7 @@ fn sections_of(marks: Vec<Mark>, content: &str, pages: &[usize]) -> Vec<Section>
         }
         open.push(sections.len());
         let (level, title, start) = (mark.level, Some(mark.title), mark.at);
-        sections.push(Section { number, level, title, start, end: content.len() });
+        sections.push(Section { number, level, title, start, end: content.len(), chars: 0 });
     }
     // A title that was not found on its page, before another one: where the page ends it does.
     for section in &mut sections {
@@ -174,6 +178,24 @@ fn sections_of(marks: Vec<Mark>, content: &str, pages: &[usize]) -> Vec<Section>
         }
     }
     sections
+}
+
+/// Counts the characters of a text and of its sections, looking at each once.
+fn count(content: &str, sections: &mut [Section]) -> usize {
+    let mut places: Vec<usize> = sections.iter().flat_map(|section| [section.start, section.end]).collect();
+    places.sort_unstable();
+    places.dedup();
+    let (mut before, mut at, mut chars) = (Vec::with_capacity(places.len()), 0, 0);
+    for place in &places {
+        chars += content[at..*place].chars().count();
+        before.push(chars);
+        at = *place;
+    }
+    let until = |place: usize| before[places.partition_point(|known| *known < place)];
+    for section in sections {
+        section.chars = until(section.end) - until(section.start);
+    }
+    chars + content[at..].chars().count()
 }
 
 /// All documents.
@@ -206,13 +228,20 @@ impl Library {
         &self.roots
     }
 
+    /// Waits for a turn of a worker: one may not keep all threads.
+    ///
+    /// # Errors
+    /// None.
+    pub(super) async fn turn(&self, worker: &WorkerId) -> Result<Turn> {
+        self.readings.turn(worker.as_str()).await
+    }
+
     /// A document in a form, if it can be had in that, and its path.
     ///
     /// # Errors
     /// Those of [`Roots::open`]; `BUSINESS_FAILURE`: it cannot be read.
     pub(super) async fn get(&self, worker: &WorkerId, path: String, form: Form) -> Result<(String, Arc<Document>)> {
-        let roots = self.roots.clone();
-        let found = on_thread(move || roots.open("document", &path, &KNOWN)).await?;
+        let found = self.roots.open("document", &path, &KNOWN).await?;
         let Some(format) = Format::of(&found.path) else {
             return Err(ToolError::parameter(
                 ErrorCode::INVALID_INPUT,
@@ -229,48 +258,42 @@ impl Library {
         let (path, version, form) = (found.path.clone(), found.version, format.form(form));
         if !found.version.is_settled() {
             // Whether it changes while it is read would not show.
-            return Ok((path, Arc::new(self.read(worker, found, format, form).await?)));
+            let _turn = self.turn(worker).await?;
+            return Ok((path, Arc::new(self.read(found, format, form).await?)));
         }
-        let reading = async { self.read(worker, found, format, form).await.map(Arc::new) };
-        let kept = self.kept.try_get_with((version, format, form), reading).await;
-        Ok((path, kept.map_err(Arc::unwrap_or_clone)?))
+        let key = (version, format, form);
+        if let Some(kept) = self.kept.get(&key).await {
+            return Ok((path, kept));
+        }
+        // Before somebody else may come to wait for this reading.
+        let _turn = self.turn(worker).await?;
+        let reading = async { self.read(found, format, form).await.map(Arc::new) };
+        Ok((path, self.kept.try_get_with(key, reading).await.map_err(Arc::unwrap_or_clone)?))
     }
 
-    async fn read(&self, worker: &WorkerId, found: Found, format: Format, form: Form) -> Result<Document> {
-        let _turn = self.readings.turn(worker.as_str()).await?;
-        let Found { file, version, path } = found;
-        let bytes = on_thread(move || {
-            let mut bytes = Vec::with_capacity(usize::try_from(version.bytes).unwrap_or(0));
-            // Not what is added to it meanwhile.
-            file.take(version.bytes).read_to_end(&mut bytes).tool_err(ErrorCode::EXECUTION_ERROR)?;
-            Ok(bytes)
-        });
+    async fn read(&self, found: Found, format: Format, form: Form) -> Result<Document> {
         let task = Task { kind: format.kind(), form, charset: None, base: None };
-        match self.reader.read(task, bytes.await?).await {
-            Ok(reading) => Ok(Document::new(format, reading)),
-            Err(error) => Err(self.unreadable(&path, &error)),
+        match self.reader.read(task, Content::File(found.file, found.version.bytes)).await {
+            Ok(reading) => on_thread(move || Ok(Document::new(format, reading))).await,
+            Err(error) => Err(self.unreadable(&error)),
         }
     }
 
-    fn unreadable(&self, path: &str, error: &Unreadable) -> ToolError {
+    fn unreadable(&self, error: &Unreadable) -> ToolError {
         let (reason, why) = match error {
             Unreadable::Flawed(Flaw::Malformed) => ("malformed", "it is damaged, or not what its name says".to_owned()),
             Unreadable::Flawed(Flaw::Encrypted) => ("encrypted", "it opens with a password only".to_owned()),
             Unreadable::Flawed(Flaw::NoText) => ("no_text", "it has no text; what it shows may be pictures".to_owned()),
+            Unreadable::Flawed(Flaw::TooLong) => ("too_long", "it has more than 16 MiB of text".to_owned()),
             Unreadable::Slow => ("too_complex", format!("it takes more than {} s to read", self.timeout_seconds)),
             Unreadable::Fatal => ("too_complex", "it needs more memory than a document may".to_owned()),
             Unreadable::Broken(error) => {
-                tracing::error!(%error, "the process that reads documents cannot be started");
-                return ToolError::new(ErrorCode::INTERNAL_ERROR, "the process that reads documents cannot be started");
+                tracing::error!(%error, "a document, or the process that reads it, cannot be opened");
+                return ToolError::new(ErrorCode::INTERNAL_ERROR, "the document cannot be opened by what reads it");
             }
         };
-        ToolError::new(ErrorCode::BUSINESS_FAILURE, format!("`{path}` cannot be read: {why}")).with_reason(reason)
+        ToolError::new(ErrorCode::BUSINESS_FAILURE, format!("the document cannot be read: {why}")).with_reason(reason)
     }
-}
-
-/// Does what waits for disks.
-pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(ToolError::new(ErrorCode::INTERNAL_ERROR, error.to_string())))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ mod parts;
 mod search;
 
 pub use config::DocConfig;
+use library::KNOWN;
 pub use library::{Format, Library};
-use library::{KNOWN, on_thread};
 use parts::{Wanted, select};
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
@@ -19,8 +19,8 @@ use search::search;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::budget;
 pub use super::roots::FileEntry;
+use super::{budget, roots::on_thread};
 use crate::reader::Form;
 
 /// The backend.
@@ -109,7 +109,7 @@ pub struct DocumentPart {
     document: String,
     /// Its title; null if it has none.
     title: Option<String>,
-    /// The page on which what was asked for begins; absent if the document has no pages.
+    /// The page on which `content` begins; absent if the document has no pages.
     #[serde(skip_serializing_if = "Option::is_none")]
     page: Option<u32>,
     /// The text.
@@ -156,7 +156,8 @@ impl DocBackend {
         /// Only those in this folder and the folders in it.
         #[default = ""]
         folder: String,
-        /// Only those whose path matches, such as `*.pdf` or `manuals/**/*.md`; `**` stands for any folders.
+        /// Only those whose name matches, such as `*.pdf`, or whose path below `folder` does, such as `manuals/**/*.md`; `**`
+        /// stands for any folders.
         #[schemars(length(min = 1, max = 500))]
         pattern: Option<String>,
         /// Most characters of the answer.
@@ -166,22 +167,16 @@ impl DocBackend {
         /// `next_cursor` of an answer to the same request, for the documents for which it had no room.
         cursor: Option<String>,
     ) -> Result<DocumentList> {
-        let roots = library.roots().clone();
-        let (documents, more) = on_thread(move || {
-            roots.readable()?;
-            roots.list(&folder, pattern.as_deref(), &KNOWN)
-        })
-        .await?;
-        let print = budget::fingerprint(&format!("{documents:?}"));
+        let listing = library.roots().list(&folder, pattern.as_deref(), &KNOWN).await?;
         let limits = (usize::MAX, max_chars as usize);
-        let part = budget::list(&documents, &print, limits, cursor.as_deref(), FileEntry::size)?;
-        let truncated = part.next.is_some() || more;
+        let part = budget::list(&listing.files, &listing.print, limits, cursor.as_deref(), FileEntry::size)?;
+        let truncated = part.next.is_some() || listing.more;
         Ok(DocumentList { documents: part.items, truncated, next_cursor: part.next })
     }
 
     /// Show how a document is built: its title, its number of pages, and its sections with their numbers, titles, pages and
     /// lengths. Look here before reading a long document, and read the sections that matter.
-    #[tool(read_only, idempotent)]
+    #[tool(read_only, idempotent, timeout = "10m")]
     async fn outline(
         &self,
         library: &Library,
@@ -202,7 +197,7 @@ impl DocBackend {
             level: section.level,
             title: section.title.clone(),
             page: document.page_of(section.start),
-            chars: document.content[section.start..section.end].chars().count(),
+            chars: section.chars,
         };
         let sections: Vec<SectionInfo> = document.sections.iter().map(info).collect();
         let print = budget::fingerprint(&format!("outline\0{}", document.print));
@@ -213,7 +208,7 @@ impl DocBackend {
             format: document.format,
             title: document.title.clone(),
             pages: Some(document.pages.len()).filter(|count| *count > 0),
-            chars: document.content.chars().count(),
+            chars: document.chars,
             sections: part.items,
             truncated: part.next.is_some(),
             next_cursor: part.next,
@@ -221,13 +216,13 @@ impl DocBackend {
     }
 
     /// Find key words in a document. Answers the passages that have them, best first, each with its section and page; read
-    /// on there with `doc:read`. Words are found in any case and as parts of longer words; no hit is a success with an empty
-    /// list.
-    #[tool(read_only, idempotent)]
+    /// on there with `doc:read`. Words are found in any case and as parts of longer words, in the text but not in the
+    /// addresses of links; no hit is a success with an empty list.
+    #[tool(read_only, idempotent, timeout = "10m")]
     async fn search(
         &self,
         library: &Library,
-        worker: &WorkerId,
+        context: &ToolContext,
         /// The document, by its path in `doc:list`.
         #[schemars(length(min = 1))]
         document: String,
@@ -245,9 +240,11 @@ impl DocBackend {
         /// `next_cursor` of an answer to the same search, for the results after it.
         cursor: Option<String>,
     ) -> Result<DocumentSearch> {
-        let (path, document) = library.get(worker, document, Form::Text).await?;
+        let (path, document) = library.get(context.worker(), document, Form::Text).await?;
         let print = budget::fingerprint(&format!("{}\0{key_words:?}", document.print));
-        let (hits, total) = on_thread(move || search(&document, &key_words)).await?;
+        let _turn = library.turn(context.worker()).await?;
+        let cancel = context.cancellation().clone();
+        let (hits, total) = on_thread(move || search(&document, &key_words, &cancel)).await?;
         let limits = (max_results.unwrap_or(self.config.max_search_results) as usize, max_chars as usize);
         let part = budget::list(&hits, &print, limits, cursor.as_deref(), Hit::size)?;
         let truncated = part.next.is_some() || total > hits.len();
@@ -256,7 +253,7 @@ impl DocBackend {
 
     /// Read a document, or parts of it: `sections` by their numbers in `doc:outline`, each with the sections below it, or
     /// `pages`. A long text comes in parts: ask again with `next_cursor`.
-    #[tool(read_only, idempotent)]
+    #[tool(read_only, idempotent, timeout = "10m")]
     async fn read(
         &self,
         library: &Library,
@@ -292,14 +289,15 @@ impl DocBackend {
         };
         let form = if format == TextFormat::Markdown { Form::Markdown } else { Form::Text };
         let (path, document) = library.get(worker, document, form).await?;
-        let (text, start) = select(&document, &wanted)?;
+        let selection = select(&document, &wanted)?;
         let print = budget::fingerprint(&format!("{}\0{wanted:?}", document.print));
-        let part = budget::text(&text, &print, max_chars as usize, cursor.as_deref())?;
+        let part = budget::text(&selection.text, &print, max_chars as usize, cursor.as_deref())?;
+        let start = cursor.map_or(Ok(0), |cursor| budget::offset(&cursor, &print))?;
         let format = if document.format.form(form) == Form::Text { TextFormat::Text } else { TextFormat::Markdown };
         Ok(DocumentPart {
             document: path,
             title: document.title.clone(),
-            page: document.page_of(start),
+            page: document.page_of(selection.place(start)),
             content: part.items,
             format,
             truncated: part.next.is_some(),

@@ -15,24 +15,43 @@ pub(super) enum Wanted {
     Pages(String),
 }
 
-/// The text that is asked for, in the order of the document and each part once, and where it begins.
-///
+/// The text that is asked for, in the order of the document and each part once.
+pub(super) struct Selection<'a> {
+    pub(super) text: Cow<'a, str>,
+    /// Where each part begins, in the text and in the document.
+    parts: Vec<(usize, usize)>,
+}
+
+impl Selection<'_> {
+    /// Where something of the text is in the document.
+    pub(super) fn place(&self, at: usize) -> usize {
+        let before = self.parts.partition_point(|(start, _)| *start <= at).max(1) - 1;
+        self.parts.get(before).map_or(0, |(start, place)| place + (at - start))
+    }
+}
+
 /// # Errors
 /// `INVALID_INPUT`: there is no such section or page.
-pub(super) fn select<'a>(document: &'a Document, wanted: &Wanted) -> Result<(Cow<'a, str>, usize)> {
+pub(super) fn select<'a>(document: &'a Document, wanted: &Wanted) -> Result<Selection<'a>> {
     let text = document.content.as_str();
     let ranges = match wanted {
-        Wanted::Everything => return Ok((text.into(), 0)),
+        Wanted::Everything => return Ok(Selection { text: text.into(), parts: vec![(0, 0)] }),
         Wanted::Sections(numbers) => sections(document, numbers)?,
         Wanted::Pages(pages) => pages_of(document, pages)?,
     };
     let ranges = united(ranges);
-    let start = ranges.first().map_or(0, |range| range.start);
     if let [range] = ranges.as_slice() {
-        return Ok((text[range.clone()].trim_end().into(), start));
+        return Ok(Selection { text: text[range.clone()].trim_end().into(), parts: vec![(0, range.start)] });
     }
-    let parts: Vec<&str> = ranges.into_iter().map(|range| text[range].trim()).collect();
-    Ok((parts.join("\n\n").into(), start))
+    let (mut joined, mut parts) = (String::new(), Vec::with_capacity(ranges.len()));
+    for range in ranges {
+        if !joined.is_empty() {
+            joined.push_str("\n\n");
+        }
+        parts.push((joined.len(), range.start));
+        joined.push_str(text[range].trim_end());
+    }
+    Ok(Selection { text: joined.into(), parts })
 }
 
 fn sections(document: &Document, numbers: &[u32]) -> Result<Vec<Range<usize>>> {
@@ -73,6 +92,9 @@ fn pages_of(document: &Document, wanted: &str) -> Result<Vec<Range<usize>>> {
             (Ok(first), Ok(last)) if 1 <= first && first <= last && last <= count => {
                 let end = document.pages.get(last).copied().unwrap_or(document.content.len());
                 ranges.push(document.pages[first - 1]..end);
+            }
+            (Ok(first), Ok(last)) if first > last => {
+                return wrong(format!("ranges that begin with the lower number, such as `{last}-{first}`"));
             }
             (Ok(_), Ok(_)) => return wrong(format!("pages 1 to {count}")),
             _ => return wrong(format!("numbers and ranges such as `3-5,8`, from 1 to {count}")),

@@ -3,14 +3,14 @@
 //! The text is cut into passages, which are ranked with BM25 (Robertson and Zaragoza, "The Probabilistic Relevance
 //! Framework", 2009): a rare key word counts for more than a common one, and a passage that repeats one for little more.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::HashSet, ops::Range};
 
 use regex::{Regex, RegexBuilder};
 use sandbox_runtime::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::library::Document;
+use super::library::{Document, Format};
 
 /// A passage ends with the line in which it becomes longer than this, in bytes.
 const PASSAGE: usize = 500;
@@ -55,6 +55,8 @@ impl Hit {
     }
 }
 
+/// Matches between looks at whether anybody still waits.
+const MATCHES_BETWEEN_LOOKS: usize = 1024;
 /// Hits at most that an answer may have.
 const MAX_HITS: usize = 1000;
 
@@ -62,25 +64,50 @@ const MAX_HITS: usize = 1000;
 ///
 /// # Errors
 /// `INVALID_INPUT`: a key word is empty, or too long.
-pub(super) fn search(document: &Document, key_words: &[String]) -> Result<(Vec<Hit>, usize)> {
+pub(super) fn search(
+    document: &Document,
+    key_words: &[String],
+    cancel: &CancellationToken,
+) -> Result<(Vec<Hit>, usize)> {
+    let mut asked = HashSet::new();
+    let key_words: Vec<&String> = key_words.iter().filter(|word| asked.insert(word.trim().to_lowercase())).collect();
     let patterns: Vec<Regex> = key_words.iter().map(|key_word| pattern(key_word)).collect::<Result<_>>()?;
     let text = document.content.as_str();
     let passages = passages(document);
     // For each passage how often it has each key word, and where the first one is.
-    let mut found: BTreeMap<usize, (Vec<f64>, usize)> = BTreeMap::new();
+    let mut counts = vec![0.0; passages.len() * patterns.len()];
+    let mut firsts = vec![usize::MAX; passages.len()];
     for (index, pattern) in patterns.iter().enumerate() {
-        for place in pattern.find_iter(text) {
-            let passage = passages.partition_point(|passage| passage.end <= place.start());
-            let (counts, first) = found.entry(passage).or_insert_with(|| (vec![0.0; patterns.len()], place.start()));
-            counts[index] += if is_word(text, &place.range()) { 1.0 } else { PART_OF_WORD };
-            *first = place.start().min(*first);
+        let (mut passage, mut page) = (0, 0);
+        for (number, place) in pattern.find_iter(text).enumerate() {
+            if number.is_multiple_of(MATCHES_BETWEEN_LOOKS) && cancel.is_cancelled() {
+                return Err(ToolError::new(ErrorCode::CANCELLED, "the search was cancelled, or its time was over"));
+            }
+            while passages[passage].end <= place.start() {
+                passage += 1;
+            }
+            while document.pages.get(page + 1).is_some_and(|start| *start <= place.start()) {
+                page += 1;
+            }
+            if !is_heading_of_page(document, page, place.start()) {
+                counts[passage * patterns.len() + index] +=
+                    if is_word(text, &place.range()) { 1.0 } else { PART_OF_WORD };
+                firsts[passage] = place.start().min(firsts[passage]);
+            }
         }
     }
+    let found: Vec<(usize, &[f64], usize)> = counts
+        .chunks(patterns.len())
+        .zip(firsts)
+        .enumerate()
+        .filter(|(_, (_, first))| *first != usize::MAX)
+        .map(|(passage, (counts, first))| (passage, counts, first))
+        .collect();
     let count = as_f64(passages.len());
     let mean = as_f64(text.len()) / count.max(1.0);
     let rarity: Vec<f64> = (0..patterns.len())
         .map(|index| {
-            let having = as_f64(found.values().filter(|(counts, _)| counts[index] > 0.0).count());
+            let having = as_f64(found.iter().filter(|(_, counts, _)| counts[index] > 0.0).count());
             (1.0 + (count - having + 0.5) / (having + 0.5)).ln()
         })
         .collect();
@@ -93,9 +120,9 @@ pub(super) fn search(document: &Document, key_words: &[String]) -> Result<(Vec<H
             .sum::<f64>()
     };
     let mut ranked: Vec<_> =
-        found.iter().map(|(passage, (counts, first))| (score(*passage, counts), *passage, counts, *first)).collect();
+        found.iter().map(|(passage, counts, first)| (score(*passage, counts), *passage, *counts, *first)).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let hit = |(rank, (score, passage, counts, first)): (usize, (f64, usize, &Vec<f64>, usize))| {
+    let hit = |(rank, (score, passage, counts, first)): (usize, (f64, usize, &[f64], usize))| {
         let section = document.section_of(first);
         let had = key_words.iter().zip(counts).filter(|(_, count)| **count > 0.0);
         Hit {
@@ -104,7 +131,7 @@ pub(super) fn search(document: &Document, key_words: &[String]) -> Result<(Vec<H
             section_title: section.and_then(|section| section.title.clone()),
             page: document.page_of(first),
             snippet: snippet(&text[passages[passage].clone()], first - passages[passage].start),
-            key_words: had.map(|(key_word, _)| key_word.clone()).collect(),
+            key_words: had.map(|(key_word, _)| (*key_word).clone()).collect(),
             score: (score * 1000.0).round() / 1000.0,
         }
     };
@@ -128,6 +155,12 @@ fn pattern(key_word: &str) -> Result<Regex> {
     pattern.map_err(|_| wrong("one that is too long".to_owned()))
 }
 
+/// Whether a place is in the line `[page N]` that stands before a page of a PDF, which the document does not have.
+fn is_heading_of_page(document: &Document, page: usize, at: usize) -> bool {
+    let start = document.pages.get(page).filter(|_| document.format == Format::Pdf);
+    start.is_some_and(|start| at >= *start && !document.content[*start..at].contains('\n'))
+}
+
 /// Whether what was found is not a part of a longer word.
 fn is_word(text: &str, found: &Range<usize>) -> bool {
     let before = text[..found.start].chars().next_back();
@@ -141,29 +174,22 @@ fn passages(document: &Document) -> Vec<Range<usize>> {
     let mut walls: Vec<usize> =
         document.sections.iter().map(|section| section.start).chain(document.pages.iter().copied()).collect();
     walls.sort_unstable();
+    walls.dedup();
     let mut walls = walls.into_iter().peekable();
     let (mut passages, mut start, mut at) = (Vec::new(), 0, 0);
     for line in text.split_inclusive('\n') {
-        while walls.next_if(|wall| *wall <= at).is_some() {
-            if start < at {
-                passages.push(start..at);
-                start = at;
-            }
-        }
-        let mut end = at + line.len();
+        let end = at + line.len();
         // A page may begin within a line.
         while let Some(wall) = walls.next_if(|wall| *wall < end) {
-            passages.push(start..wall);
-            start = wall;
+            if start < wall {
+                passages.push(start..wall);
+                start = wall;
+            }
         }
         while end - start > LONGEST_PASSAGE {
-            let mut cut = start + LONGEST_PASSAGE;
-            while !text.is_char_boundary(cut) {
-                cut -= 1;
-            }
-            let space =
-                text[start..cut].rfind(char::is_whitespace).map(|space| start + space).filter(|space| *space > start);
-            let cut = space.unwrap_or(cut);
+            let whole = text.floor_char_boundary(start + LONGEST_PASSAGE);
+            let space = text[start..whole].rfind(char::is_whitespace).filter(|space| *space > 0);
+            let cut = space.map_or(whole, |space| start + space);
             passages.push(start..cut);
             start = cut;
         }
@@ -171,7 +197,7 @@ fn passages(document: &Document) -> Vec<Range<usize>> {
             passages.push(start..end);
             start = end;
         }
-        at = std::mem::take(&mut end);
+        at = end;
     }
     if start < text.len() {
         passages.push(start..text.len());

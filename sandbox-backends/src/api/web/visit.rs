@@ -242,6 +242,7 @@ fn unreadable_page(url: &Url, kind: Kind, error: &Unreadable) -> ToolError {
         Unreadable::Flawed(Flaw::NoText) => {
             ("no_text", format!("has a {what} without text; its pages may be pictures"))
         }
+        Unreadable::Flawed(Flaw::TooLong) => ("too_complex", format!("has a {what} with more text than is read")),
         Unreadable::Slow => ("too_complex", format!("has a {what} that takes too long to read")),
         Unreadable::Fatal => ("too_complex", format!("has a {what} that takes too much memory to read")),
         Unreadable::Broken(error) => {

@@ -15,6 +15,7 @@ use super::super::code::{After, Ground, Interpreter, Language};
 use super::super::output::Captured;
 use super::super::walk::{self, Entry, Next};
 use super::super::{BashBackend, BashSession};
+use super::content::NewFile;
 use super::run::{ANSWER_MARGIN, limit_within};
 
 /// Most files that an answer names.
@@ -82,9 +83,9 @@ impl BashBackend {
         /// Whether it runs where earlier stateful code of the session ran, with its variables; else on its own.
         #[default = false]
         stateful: bool,
-        /// Files to write first, by path, with their text.
+        /// Files to write first, by path: the text of each, or `{"base64": ".."}`.
         #[default({})]
-        files: BTreeMap<String, String>,
+        files: BTreeMap<String, NewFile>,
         /// Most bytes of each stream in the answer.
         #[default = 32768]
         #[schemars(range(max = 1_048_576))]
@@ -92,7 +93,7 @@ impl BashBackend {
     ) -> Result<CodeResult> {
         let left = context.deadline().saturating_duration_since(Instant::now());
         let limit = limit_within("timeout_ms", timeout_ms, left.saturating_sub(ANSWER_MARGIN).max(left / 2))?;
-        session.write_texts(files).await?;
+        session.write_files(files).await?;
         let cancel = context.cancellation();
         let mut kept = tokio::select! {
             kept = session.interpreters.lock(), if stateful => Some(kept),

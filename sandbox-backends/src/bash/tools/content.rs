@@ -17,6 +17,42 @@ pub(crate) enum Encoding {
     Base64,
 }
 
+/// A file that is to be written.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum NewFile {
+    /// Its text.
+    Text(String),
+    /// Its bytes.
+    Bytes {
+        /// In base64.
+        base64: Base64,
+    },
+}
+
+/// Bytes that were written in base64.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+pub struct Base64(Vec<u8>);
+
+impl TryFrom<String> for Base64 {
+    type Error = base64::DecodeError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        BASE64_STANDARD.decode(text).map(Self)
+    }
+}
+
+impl NewFile {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes { base64 } => &base64.0,
+        }
+    }
+}
+
 /// Bytes as text if they are text, else in base64.
 pub(crate) fn encode(bytes: Vec<u8>) -> (String, Encoding) {
     match String::from_utf8(bytes) {

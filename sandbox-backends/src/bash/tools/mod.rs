@@ -9,3 +9,5 @@ mod jobs;
 mod run;
 mod search;
 mod transfer;
+
+pub use content::NewFile;

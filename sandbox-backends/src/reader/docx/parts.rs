@@ -16,9 +16,6 @@ use crate::reader::{html::decode_plain, wire::Flaw};
 /// The longest part, in bytes.
 const MAX_PART_BYTES: u64 = 128 << 20;
 
-/// Styles that are based on another at most.
-const MAX_CHAIN: usize = 20;
-
 /// The package.
 pub(super) struct Parts<'a> {
     archive: ZipArchive<Cursor<&'a [u8]>>,
@@ -50,7 +47,7 @@ impl<'a> Parts<'a> {
         };
         let mut bytes = Vec::new();
         let read = part.take(MAX_PART_BYTES + 1).read_to_end(&mut bytes).map_err(|_| Flaw::Malformed)?;
-        if read as u64 > MAX_PART_BYTES { Err(Flaw::Malformed) } else { Ok(decode_plain(&bytes).into_owned()) }
+        if read as u64 > MAX_PART_BYTES { Err(Flaw::TooLong) } else { Ok(usual(decode_plain(&bytes).into_owned())) }
     }
 
     /// The main part.
@@ -124,10 +121,40 @@ fn relations(xml: &str) -> Vec<Relation> {
     found
 }
 
-/// The value of an attribute, by its name with the usual prefix.
+/// The value of an attribute, by its name without a prefix.
 pub(super) fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
-    let attribute = start.try_get_attribute(name).ok().flatten()?;
+    let attribute = start.attributes().flatten().find(|attribute| attribute.key.local_name().into_inner() == name)?;
     attribute.normalized_value(XmlVersion::Implicit1_0).ok().map(std::borrow::Cow::into_owned)
+}
+
+/// Whether a property that has no value, or one, is on.
+pub(super) fn is_on(start: &BytesStart<'_>) -> bool {
+    attribute(start, "val").is_none_or(|value| !matches!(value.as_str(), "0" | "false" | "off"))
+}
+
+/// The namespaces of text, as most and as strict documents have them.
+const TEXT: [&str; 2] = [
+    "\"http://schemas.openxmlformats.org/wordprocessingml/2006/main\"",
+    "\"http://purl.oclc.org/ooxml/wordprocessingml/main\"",
+];
+
+/// How far into a part its namespaces are named, in bytes.
+const NAMESPACES: usize = 16 << 10;
+
+/// A part whose elements of text have the prefix `w`, as nearly all have; some programs give them another.
+fn usual(xml: String) -> String {
+    let head = xml.get(..NAMESPACES).unwrap_or(&xml);
+    let prefix = TEXT.iter().find_map(|name| {
+        let before = head[..head.find(name)?].strip_suffix('=')?;
+        let (_, prefix) = before.rsplit_once("xmlns:")?;
+        Some(prefix.trim().to_owned())
+    });
+    match prefix {
+        Some(prefix) if prefix != "w" && !prefix.is_empty() => {
+            xml.replace(&format!("<{prefix}:"), "<w:").replace(&format!("</{prefix}:"), "</w:")
+        }
+        _ => xml,
+    }
 }
 
 /// Adds what an event has of text.
@@ -144,118 +171,4 @@ pub(super) fn push_text(to: &mut String, event: &Event<'_>) {
         }
         _ => {}
     }
-}
-
-/// What paragraphs are by their styles.
-#[derive(Default)]
-pub(super) struct Styles {
-    styles: HashMap<String, Style>,
-    /// By number: which levels of the list have bullets.
-    lists: HashMap<String, Vec<bool>>,
-}
-
-#[derive(Default)]
-struct Style {
-    name: String,
-    based_on: Option<String>,
-    /// 0 for the highest heading, 9 for none.
-    outline: Option<u8>,
-    list: Option<String>,
-}
-
-impl Styles {
-    pub(super) fn read(styles: &str, numbering: &str) -> Self {
-        let mut found = Self { styles: HashMap::new(), lists: lists(numbering) };
-        let (mut id, mut style) = (None, Style::default());
-        let mut reader = Reader::from_str(styles);
-        while let Ok(event) = reader.read_event() {
-            match event {
-                Event::Eof => break,
-                Event::Start(start) if start.name().as_ref() == "w:style" => {
-                    (id, style) = (attribute(&start, "w:styleId"), Style::default());
-                }
-                Event::End(end) if end.name().as_ref() == "w:style" => {
-                    found.styles.extend(id.take().map(|id| (id, std::mem::take(&mut style))));
-                }
-                Event::Start(start) | Event::Empty(start) => {
-                    let value = attribute(&start, "w:val");
-                    match start.name().as_ref() {
-                        "w:name" => style.name = value.unwrap_or_default().to_lowercase(),
-                        "w:basedOn" => style.based_on = value,
-                        "w:outlineLvl" => style.outline = value.and_then(|value| value.parse().ok()),
-                        "w:numId" => style.list = value,
-                        _ => {}
-                    }
-                }
-                _ => {}
-            }
-        }
-        found
-    }
-
-    /// A style and those that it is based on.
-    fn chain(&self, id: &str) -> impl Iterator<Item = &Style> {
-        let based_on = |style: &&Style| self.styles.get(style.based_on.as_deref()?);
-        std::iter::successors(self.styles.get(id), based_on).take(MAX_CHAIN)
-    }
-
-    /// The level of a heading.
-    pub(super) fn heading(&self, id: &str) -> Option<u8> {
-        self.chain(id).find_map(|style| {
-            let named = style.name.strip_prefix("heading ").and_then(|level| level.parse().ok());
-            let named = named.or((style.name == "title").then_some(1));
-            style.outline.map(|level| level + 1).or(named)
-        })
-    }
-
-    /// The number of the list.
-    pub(super) fn list(&self, id: &str) -> Option<&str> {
-        self.chain(id).find_map(|style| style.list.as_deref())
-    }
-
-    /// Whether it is an entry of the table of contents, which repeats headings.
-    pub(super) fn is_contents(&self, id: &str) -> bool {
-        self.styles.get(id).is_some_and(|style| style.name.starts_with("toc "))
-    }
-
-    /// Whether it is code, each line a paragraph.
-    pub(super) fn is_code(&self, id: &str) -> bool {
-        let names = ["source code", "code", "code block", "html preformatted", "preformatted text", "plain text"];
-        self.styles.get(id).is_some_and(|style| names.contains(&style.name.as_str()))
-    }
-
-    /// Whether a list has numbers at this level.
-    pub(super) fn is_ordered(&self, list: &str, level: usize) -> bool {
-        let bullets = self.lists.get(list);
-        bullets.is_some_and(|bullets| !bullets.get(level).copied().unwrap_or(true))
-    }
-}
-
-/// Which levels of each list have bullets.
-fn lists(xml: &str) -> HashMap<String, Vec<bool>> {
-    let mut kinds: HashMap<String, Vec<bool>> = HashMap::new();
-    let mut lists = HashMap::new();
-    let (mut kind, mut list, mut reader) = (None, None, Reader::from_str(xml));
-    while let Ok(event) = reader.read_event() {
-        let (Event::Start(start) | Event::Empty(start)) = event else {
-            if matches!(event, Event::Eof) {
-                break;
-            }
-            continue;
-        };
-        match start.name().as_ref() {
-            "w:abstractNum" => kind = attribute(&start, "w:abstractNumId"),
-            "w:numFmt" if list.is_none() => {
-                let bullet = attribute(&start, "w:val").is_none_or(|format| format == "bullet" || format == "none");
-                kinds.entry(kind.clone().unwrap_or_default()).or_default().push(bullet);
-            }
-            "w:num" => list = attribute(&start, "w:numId"),
-            "w:abstractNumId" => {
-                let bullets = attribute(&start, "w:val").and_then(|kind| kinds.get(&kind).cloned());
-                lists.extend(list.clone().zip(bullets));
-            }
-            _ => {}
-        }
-    }
-    lists
 }

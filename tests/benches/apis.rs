@@ -2,8 +2,16 @@
 //!
 //! `cargo bench -p sandbox-tests --bench apis [-- ROUNDS]`. A page server in this process; the server under test is a process of
 //! its own. Visits against fetching and reading the same page here with the same crates, in turn; 200 visits at once and the
-//! memory of the server with its reading processes; queries against the same queries on a connection of the driver's.
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark program")]
+//! memory of the server with its reading processes; queries against the same queries on a connection of the driver's; documents
+//! and data files against the same work by the same crates here.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark program"
+)]
 
 use std::{
     fmt::Write as _,
@@ -18,6 +26,10 @@ use std::{
 
 use dom_query::Document;
 use dom_smoothie::Readability;
+use parquet::{
+    data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type},
+    file::reader::{FileReader as _, SerializedFileReader},
+};
 use sandbox_backends as _;
 use sandbox_runtime::linked::Linked;
 use serde_json::{Value, json};
@@ -43,6 +55,7 @@ fn main() {
     at_once(&runtime);
     let folder = tempfile::tempdir().unwrap();
     queries(&runtime, folder.path(), rounds * 25);
+    files(&runtime, folder.path(), rounds);
 }
 
 fn start(apis: &Value) -> Process {
@@ -328,4 +341,103 @@ fn compare(
         i10 - a10,
         i50 - a50
     );
+}
+
+/// A manual in Markdown, and rows as CSV and as Parquet.
+fn write_files(folder: &Path) {
+    let mut manual = String::new();
+    for chapter in 0..400 {
+        write!(manual, "## Chapter {chapter}\n\n").unwrap();
+        for option in 0..20 {
+            write!(
+                manual,
+                "Option {option} of chapter {chapter} sets the pressure of valve {option}, **not** its [flow](#f).\n\n"
+            )
+            .unwrap();
+        }
+    }
+    fs::write(folder.join("manual.md"), manual).unwrap();
+    let mut rows = "id,name,amount,day\n".to_owned();
+    for id in 0..200_000 {
+        writeln!(rows, "{id},customer {},{}.25,2024-01-{:02}", id % 1000, id * 7 % 5000, id % 28 + 1).unwrap();
+    }
+    fs::write(folder.join("rows.csv"), rows).unwrap();
+    let schema = "message rows { required int64 id; required binary name (STRING); required double amount; }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let file = fs::File::create(folder.join("rows.parquet")).unwrap();
+    let mut writer = parquet::file::writer::SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let ids: Vec<i64> = (0..200_000).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&ids, None, None).unwrap();
+    column.close().unwrap();
+    let names: Vec<ByteArray> = ids.iter().map(|id| format!("customer {}", id % 1000).as_str().into()).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&names, None, None).unwrap();
+    column.close().unwrap();
+    let amounts: Vec<f64> = ids.iter().map(|id| (id * 7 % 5000) as f64 + 0.25).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<DoubleType>().write_batch(&amounts, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+fn files(runtime: &Runtime, folder: &Path, rounds: usize) {
+    write_files(folder);
+    let roots = json!({ "roots": [folder] });
+    let server = start(&json!({ "doc": roots, "ds": roots }));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let text = fs::read_to_string(folder.join("manual.md")).unwrap();
+    let words = ["pressure of valve 7", "chapter 77"];
+    let look = || {
+        let patterns = words.map(|word| regex::RegexBuilder::new(word).case_insensitive(true).build().unwrap());
+        patterns.iter().map(|pattern| pattern.find_iter(&text).count()).sum::<usize>()
+    };
+    let csv = || {
+        let mut reader = csv::Reader::from_path(folder.join("rows.csv")).unwrap();
+        let (mut record, mut least) = (csv::ByteRecord::new(), f64::MAX);
+        while reader.read_byte_record(&mut record).unwrap() {
+            least = least.min(std::str::from_utf8(&record[2]).unwrap().parse().unwrap());
+        }
+        least as usize
+    };
+    let parquet = || {
+        let reader = SerializedFileReader::new(fs::File::open(folder.join("rows.parquet")).unwrap()).unwrap();
+        reader.get_row_iter(None).unwrap().map(|row| row.unwrap().len()).sum::<usize>()
+    };
+    let nothing = json!([{ "column": "amount", "op": "<", "value": 0 }]);
+    let cases: [(&str, &str, &dyn Fn() -> usize, Value); 5] = [
+        (
+            "matches of two phrases in 0.8 MB",
+            "doc:search",
+            &look,
+            json!({ "document": "manual.md", "key_words": words }),
+        ),
+        ("all rows of a CSV of 7 MB, one number parsed", "data:inspect", &csv, json!({ "path": "rows.csv" })),
+        ("the same", "data:read", &csv, json!({ "path": "rows.csv", "filter": nothing })),
+        ("all rows of a Parquet of 200,000", "data:inspect", &parquet, json!({ "path": "rows.parquet" })),
+        ("the same", "data:read", &parquet, json!({ "path": "rows.parquet", "filter": nothing })),
+    ];
+    println!("\n{rounds} interleaved rounds\n");
+    println!("| alone | p10 (ms) | median (min-max) | tool over HTTP | p10 (ms) | median (min-max) | ratio of p10 |");
+    println!("|---|---|---|---|---|---|---|");
+    for (what, tool, alone, params) in cases {
+        let (mut by_itself, mut ours) = (Vec::new(), Vec::new());
+        for round in 0..=rounds {
+            let started = Instant::now();
+            std::hint::black_box(alone());
+            let took = started.elapsed();
+            let (_, call) = runtime.block_on(call(&client, &server, tool, &params));
+            if round > 0 {
+                by_itself.push(ms(took));
+                ours.push(ms(call));
+            }
+        }
+        let ([a10, a50, a0, a100], [t10, t50, t0, t100]) = (spread(&mut by_itself), spread(&mut ours));
+        println!(
+            "| {what} | {a10:.2} | {a50:.2} ({a0:.2}-{a100:.2}) | `{tool}` | {t10:.2} | {t50:.2} ({t0:.2}-{t100:.2}) | {:.2} |",
+            t10 / a10
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! Data files in folders: inspected, read and filtered, and worked on by Python in a sandbox.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fmt::Write as _, fs, path::Path, sync::Arc};
 
 use parquet::{
     data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type},
@@ -370,9 +370,9 @@ fn a_scan_ends_in_time_and_says_so() {
     let root = tempfile::tempdir().unwrap();
     let mut rows = "n,text\n".to_owned();
     for n in 0..400_000 {
-        rows.push_str(&format!("{n},some text that takes its time {n}\n"));
+        writeln!(rows, "{n},some text that takes its time {n}").unwrap();
     }
-    fs::write(root.path().join("long.csv"), &rows.repeat(8)).unwrap();
+    fs::write(root.path().join("long.csv"), rows.repeat(8)).unwrap();
     let server = server(root.path(), &json!({ "timeout_seconds": 1 }));
     let summary = call(&server, "inspect", &json!({ "path": "long.csv" })).data().clone();
     assert_eq!((&summary["complete"], summary.get("rows")), (&json!(false), None), "{summary}");

@@ -67,16 +67,19 @@ fn read_chapter(form: Form, xhtml: &str, entries: &[Entry]) -> Draft {
         |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
     let headings: Vec<String> =
         page.select("h1, h2, h3, h4, h5, h6").nodes().iter().map(|heading| bare(&heading.text())).collect();
+    let with_ids = page.select("[id]");
+    let mut targets = HashMap::new();
+    for node in with_ids.nodes() {
+        targets.entry(node.id_attr().map(|id| id.to_string()).unwrap_or_default()).or_insert(*node);
+    }
     for (fragment, (level, title)) in entries {
         let own = bare(title);
         // One that is a heading of the text is found there.
         if headings.iter().any(|text| !text.is_empty() && (text.contains(&own) || own.contains(text.as_str()))) {
             continue;
         }
-        let target = fragment.as_deref().map(|id| {
-            page.select("[id]").nodes().iter().find(|node| node.id_attr().is_some_and(|own| *own == *id)).copied()
-        });
-        if let Some(node) = target.flatten().or_else(|| page.body()?.first_element_child()) {
+        let target = fragment.as_deref().and_then(|id| targets.get(id).copied());
+        if let Some(node) = target.or_else(|| page.body()?.first_element_child()) {
             node.set_attr(html::BEGINS, &format!("{level} {title}"));
         }
     }

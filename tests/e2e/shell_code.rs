@@ -30,8 +30,9 @@ fn python_runs_once_or_with_its_state() {
     };
     let once = code(&json!({
         "code": "import os, sys, helper\nprint(os.environ['GIVEN'], helper.x)\nprint('err', file=sys.stderr)\nopen('made.txt', 'w').write('abc')\n6 * 7",
-        "files": { "helper.py": "x = 1" },
+        "files": { "helper.py": "x = 1", "raw.bin": { "base64": "AP8=" } },
     }));
+    assert_eq!(call(&server, "run", &json!({ "command": "od -An -tx1 raw.bin" }))["stdout"], " 00 ff\n");
     assert_eq!(
         (&once["exit_code"], &once["stdout"], &once["stderr"], &once["result"]),
         (&json!(0), &json!("yes 1\n"), &json!("err\n"), &json!("42"))

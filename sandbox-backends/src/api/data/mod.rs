@@ -85,6 +85,9 @@ pub struct DataSummary {
     complete: bool,
     /// How many rows were looked at.
     rows_seen: u64,
+    /// Of a CSV file: what stands between its values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delimiter: Option<char>,
     /// The columns, in their order.
     columns: Vec<ColumnSummary>,
     /// What is odd about the file.
@@ -101,7 +104,8 @@ pub struct DataSummary {
 pub struct DataRows {
     /// The path of the file.
     path: String,
-    /// The columns, in the order of the values. Of CSV and JSON Lines `type` is what the first 10,000 rows have.
+    /// The columns, in the order of the values. Of CSV and JSON Lines `type` is what the first 10,000 rows have; later values
+    /// may be of another.
     columns: Vec<DataColumn>,
     /// The rows, each a list of values in the order of the columns. Times are ISO 8601 texts, decimals texts, bytes base64; a
     /// value that is not of the column's type, or is no number, is a text.
@@ -207,12 +211,11 @@ impl DataBackend {
     ) -> Result<DataSummary> {
         let file = self.open(shared, path).await?;
         let print = budget::fingerprint(&format!("{:?}\0{samples}\0{header}\0{delimiter:?}", file.found.version));
-        let ask = Ask::Inspect { samples: samples as usize };
+        let skip = cursor.map_or(Ok(0), |cursor| budget::offset(&cursor, &print))?;
+        let ask = Ask::Inspect { samples: samples as usize, skip, max_chars: max_chars as usize };
         let (path, format, bytes) = (file.found.path.clone(), file.name, file.found.version.bytes);
-        let scan = self.scan(context, &file, ask, header, delimiter.as_deref())?;
-        let seen: Inspection<Vec<ColumnSummary>> = self.run(shared, context, file, scan).await?;
-        let size = |column: &ColumnSummary| serde_json::to_string(column).map_or(0, |text| text.len());
-        let part = budget::list(&seen.columns, &print, (usize::MAX, max_chars as usize), cursor.as_deref(), size)?;
+        let csv = CsvForm::new(&file, header, delimiter.as_deref())?;
+        let seen: Inspection<Vec<ColumnSummary>> = self.run(shared, context, file, csv, ask).await?;
         Ok(DataSummary {
             path,
             format,
@@ -220,10 +223,11 @@ impl DataBackend {
             rows: seen.rows,
             complete: seen.complete,
             rows_seen: seen.rows_seen,
-            columns: part.items,
+            delimiter: seen.delimiter,
+            columns: seen.columns,
             warnings: seen.warnings,
-            truncated: part.next.is_some(),
-            next_cursor: part.next,
+            truncated: seen.next.is_some(),
+            next_cursor: seen.next.map(|next| format!("{print}.{next}")),
         })
     }
 
@@ -263,15 +267,12 @@ impl DataBackend {
         let file = self.open(shared, path).await?;
         let asked = format!("{columns:?}\0{filter:?}\0{header}\0{delimiter:?}");
         let print = budget::fingerprint(&format!("{:?}\0{asked}", file.found.version));
-        let skip = match cursor.as_deref() {
-            None => 0,
-            Some(cursor) => budget::offset(cursor, &print)? as u64,
-        };
+        let from = cursor.map_or(Ok(0), |cursor| budget::offset(&cursor, &print))? as u64;
         let max_rows = max_rows.unwrap_or(self.config.max_rows) as usize;
-        let ask = Ask::Rows(RowsWanted { columns, filter, skip, max_rows, max_chars: max_chars as usize });
+        let ask = Ask::Rows(RowsWanted { columns, filter, from, max_rows, max_chars: max_chars as usize });
         let path = file.found.path.clone();
-        let scan = self.scan(context, &file, ask, header, delimiter.as_deref())?;
-        let rows: Rows<Box<RawValue>> = self.run(shared, context, file, scan).await?;
+        let csv = CsvForm::new(&file, header, delimiter.as_deref())?;
+        let rows: Rows<Box<RawValue>> = self.run(shared, context, file, csv, ask).await?;
         Ok(DataRows {
             path,
             columns: rows.columns.into_iter().map(DataColumn::from).collect(),
@@ -301,13 +302,14 @@ impl DataBackend {
         /// After this time the code is interrupted, in milliseconds; what is left of the call's own limit by default.
         #[schemars(range(min = 1))]
         timeout_ms: Option<u64>,
-        /// Most bytes of each of its outputs in the answer; of longer ones the head and the tail.
+        /// Most characters (bytes) of each of its outputs in the answer; of longer ones the head and the tail.
         #[default = 20_000]
         #[schemars(range(max = 1_000_000))]
         max_chars: u32,
     ) -> Result<PythonRun> {
-        let _turn = shared.scans.turn(context.worker().as_str()).await?;
+        let turn = shared.scans.turn(context.worker().as_str()).await?;
         let files = python::read(&shared.roots, files, u64::from(self.config.max_copy_mib) << 20).await?;
+        drop(turn);
         python::run(context, &self.config.shell, &code, files, timeout_ms, max_chars).await
     }
 }
@@ -332,39 +334,22 @@ impl DataBackend {
         Ok(DataFile { found, name, format, delimiter })
     }
 
-    fn scan(
-        &self,
-        context: &ToolContext,
-        file: &DataFile,
-        ask: Ask,
-        header: bool,
-        delimiter: Option<&str>,
-    ) -> Result<Scan> {
-        let delimiter = match delimiter.map(str::as_bytes) {
-            None => file.delimiter,
-            Some([byte]) if !matches!(byte, b'"' | b'\n' | b'\r') => Some(*byte),
-            Some(_) => {
-                let found = format!("{:?}", delimiter.unwrap_or_default());
-                let expected = "one ASCII character that is neither a quote nor the end of a line";
-                return Err(ToolError::parameter(ErrorCode::INVALID_INPUT, "delimiter", expected, found));
-            }
-        };
-        let limit = Duration::from_secs(self.config.timeout_seconds.into());
-        let call = context.deadline().into_std().saturating_duration_since(Instant::now());
-        let limit = limit.min(call.saturating_sub(ANSWER_MARGIN).max(call / 2));
-        Ok(Scan { format: file.format, bytes: file.found.version.bytes, delimiter, header, limit, ask })
-    }
-
     /// Has a file read.
     async fn run<T: DeserializeOwned>(
         &self,
         shared: &Shared,
         context: &ToolContext,
         file: DataFile,
-        scan: Scan,
+        csv: CsvForm,
+        ask: Ask,
     ) -> Result<T> {
         let _turn = shared.scans.turn(context.worker().as_str()).await?;
-        let DataFile { found: Found { path, file, version }, .. } = file;
+        let limit = Duration::from_secs(self.config.timeout_seconds.into());
+        let call = context.deadline().into_std().saturating_duration_since(Instant::now());
+        let limit = limit.min(call.saturating_sub(ANSWER_MARGIN).max(call / 2));
+        let DataFile { found: Found { path, file, version }, format, .. } = file;
+        let CsvForm { delimiter, header } = csv;
+        let scan = Scan { format, bytes: version.bytes, delimiter, header, limit, ask };
         let same = file.try_clone().tool_err(ErrorCode::INTERNAL_ERROR)?;
         let answer = shared.reader.scan(scan, file).await.map_err(|error| self.unreadable(&path, &error))?;
         if Version::of(&same.metadata().tool_err(ErrorCode::EXECUTION_ERROR)?) != version {
@@ -372,16 +357,21 @@ impl DataBackend {
             return Err(ToolError::new(ErrorCode::CONFLICT, message).with_reason("changed"));
         }
         let answer: Result<T, Failure> = serde_json::from_str(&answer).tool_err(ErrorCode::INTERNAL_ERROR)?;
-        answer.map_err(|failure| self.failed(&path, failure))
+        answer.map_err(|failure| failed(&path, failure))
     }
 
     fn unreadable(&self, path: &str, error: &Unreadable) -> ToolError {
         let (reason, why) = match error {
-            Unreadable::Flawed(Flaw::Malformed | Flaw::Encrypted | Flaw::NoText | Flaw::TooLong) => {
-                ("malformed", "it is damaged, or not what its name says")
+            Unreadable::Flawed(Flaw::TooLong) => ("too_long", "the answer is too long; ask for fewer columns or rows"),
+            Unreadable::Flawed(_) => ("malformed", "it is damaged, or not what its name says"),
+            Unreadable::Slow => {
+                let seconds = self.config.timeout_seconds;
+                let message = format!("`{}` cannot be looked through within {seconds} s", quotable(path));
+                return ToolError::new(ErrorCode::TIMEOUT_ERROR, message);
             }
-            Unreadable::Slow => return self.failed(path, Failure::Slow),
-            Unreadable::Fatal => ("too_complex", "a part of it needs more memory than it may: is a quote not closed?"),
+            Unreadable::Fatal => {
+                ("too_complex", "a row of it needs more memory than it may; a quote may not be closed")
+            }
             Unreadable::Broken(error) => {
                 tracing::error!(%error, "the process that reads files cannot be started");
                 return ToolError::new(ErrorCode::INTERNAL_ERROR, "the process that reads files cannot be started");
@@ -390,30 +380,54 @@ impl DataBackend {
         let message = format!("`{}` cannot be read: {why}", quotable(path));
         ToolError::new(ErrorCode::BUSINESS_FAILURE, message).with_reason(reason)
     }
+}
 
-    fn failed(&self, path: &str, failure: Failure) -> ToolError {
-        let path = quotable(path);
-        match failure {
-            Failure::Malformed(why) => {
-                let message = format!("`{path}` cannot be read: {why}");
-                ToolError::new(ErrorCode::BUSINESS_FAILURE, message).with_reason("malformed")
-            }
-            Failure::Column { parameter, name, known } => {
-                let found = format!("`{}`", quotable(&name));
-                let names = nearest(&name, known.iter().map(String::as_str));
-                let expected = format!("a column of `{path}`; `data:inspect` names them");
-                ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, expected, found).with_candidates(names)
-            }
-            Failure::Filter { expected, found } => {
-                ToolError::parameter(ErrorCode::INVALID_INPUT, "filter", expected, found)
-            }
-            Failure::Slow => {
-                let seconds = self.config.timeout_seconds;
-                let message =
-                    format!("looking through `{path}` takes more than {seconds} s, or than the call has left");
-                ToolError::new(ErrorCode::TIMEOUT_ERROR, message)
-            }
+/// Why a file cannot be read as it was asked.
+fn failed(path: &str, failure: Failure) -> ToolError {
+    let path = quotable(path);
+    match failure {
+        Failure::Malformed(why) => {
+            let message = format!("`{path}` cannot be read: {why}");
+            ToolError::new(ErrorCode::BUSINESS_FAILURE, message).with_reason("malformed")
         }
+        Failure::Column { parameter, name, known } => {
+            let found = format!("`{}`", quotable(&name));
+            let names = nearest(&name, known.iter().map(String::as_str));
+            let expected = format!("a column of `{path}`; `data:inspect` names them");
+            ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, expected, found).with_candidates(names)
+        }
+        Failure::Filter { expected, found } => {
+            ToolError::parameter(ErrorCode::INVALID_INPUT, "filter", expected, found)
+        }
+    }
+}
+
+/// How a CSV file is written.
+struct CsvForm {
+    /// What stands between its values; found out if absent.
+    delimiter: Option<u8>,
+    /// Whether its first row has the names of the columns.
+    header: bool,
+}
+
+impl CsvForm {
+    fn new(file: &DataFile, header: bool, delimiter: Option<&str>) -> Result<Self> {
+        let wrong = |parameter: &str, expected: &str, found: String| {
+            Err(ToolError::parameter(ErrorCode::INVALID_INPUT, parameter, expected, found))
+        };
+        if file.format != DataFormat::Csv && (!header || delimiter.is_some()) {
+            let parameter = if header { "delimiter" } else { "header" };
+            return wrong(parameter, "none: it is for CSV files", format!("one for a file of {}", file.name));
+        }
+        let delimiter = match delimiter.map(str::as_bytes) {
+            None => file.delimiter,
+            Some([byte]) if !matches!(byte, b'"' | b'\n' | b'\r') => Some(*byte),
+            Some(_) => {
+                let expected = "one ASCII character that is neither a quote nor the end of a line";
+                return wrong("delimiter", expected, format!("{:?}", delimiter.unwrap_or_default()));
+            }
+        };
+        Ok(Self { delimiter, header })
     }
 }
 

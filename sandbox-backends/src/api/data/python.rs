@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::KNOWN;
-use crate::api::roots::{Found, Known, Roots, on_thread};
+use crate::api::{
+    names::quotable,
+    roots::{Found, Known, Roots, on_thread},
+};
 
 /// Whatever lies in the folders may be of use to code.
 const ANY: Known = Known { what: "a file", noun: "file", ..KNOWN };
@@ -64,7 +67,7 @@ pub(super) async fn read(roots: &Roots, files: Vec<String>, most: u64) -> Result
                 ErrorCode::INVALID_INPUT,
                 "files",
                 expected,
-                format!("more with `{path}`"),
+                format!("more with `{}`", quotable(&path)),
             ));
         }
         found.push(file);

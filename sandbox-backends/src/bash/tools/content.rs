@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use sha2::{Digest, Sha256};
 
 /// How bytes are written in JSON.
@@ -17,30 +17,51 @@ pub(crate) enum Encoding {
     Base64,
 }
 
-/// A file that is to be written.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+/// A file that is to be written: its text, or an object with its bytes in base64.
+#[derive(Clone, Debug)]
 pub enum NewFile {
+    /// Its text.
+    Text(String),
+    /// Its bytes.
+    Bytes(Vec<u8>),
+}
+
+/// How one comes.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the shape of a schema")]
+enum NewFileForm {
     /// Its text.
     Text(String),
     /// Its bytes.
     Bytes {
         /// In base64.
-        base64: Base64,
+        base64: String,
     },
 }
 
-/// Bytes that were written in base64.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(with = "String")]
-pub struct Base64(Vec<u8>);
+impl JsonSchema for NewFile {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "NewFile".into()
+    }
 
-impl TryFrom<String> for Base64 {
-    type Error = base64::DecodeError;
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        NewFileForm::json_schema(generator)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        BASE64_STANDARD.decode(text).map(Self)
+impl<'de> Deserialize<'de> for NewFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "expected a text, or an object such as {\"base64\": \"..\"}";
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Self::Text(text)),
+            serde_json::Value::Object(fields) if fields.len() == 1 => {
+                let text = fields.get("base64").and_then(serde_json::Value::as_str);
+                let bytes = BASE64_STANDARD.decode(text.ok_or_else(|| D::Error::custom(EXPECTED))?);
+                bytes.map(Self::Bytes).map_err(|error| D::Error::custom(format!("`base64` is none: {error}")))
+            }
+            _ => Err(D::Error::custom(EXPECTED)),
+        }
     }
 }
 
@@ -48,7 +69,7 @@ impl NewFile {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
-            Self::Bytes { base64 } => &base64.0,
+            Self::Bytes(bytes) => bytes,
         }
     }
 }

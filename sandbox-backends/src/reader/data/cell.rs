@@ -1,6 +1,6 @@
 //! Values.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cmp::Ordering};
 
 use serde_json::{Number, Value};
 
@@ -9,11 +9,22 @@ use serde_json::{Number, Value};
 pub(super) enum Cell<'a> {
     Null,
     Bool(bool),
-    Int(i64),
+    Int(i128),
     Float(f64),
+    /// A number whose digits all count, as it is written.
+    Decimal(String),
     Text(Cow<'a, str>),
-    /// A list or an object, or a number that is none of the others.
+    /// A list or an object.
     Json(Value),
+}
+
+/// An integer as JSON; as a text what has no room in a number there.
+pub(super) fn integer(value: i128) -> Value {
+    match (i64::try_from(value), u64::try_from(value)) {
+        (Ok(value), _) => value.into(),
+        (_, Ok(value)) => value.into(),
+        _ => value.to_string().into(),
+    }
 }
 
 impl Cell<'_> {
@@ -22,11 +33,11 @@ impl Cell<'_> {
         match self {
             Self::Null => Value::Null,
             Self::Bool(value) => (*value).into(),
-            Self::Int(value) => (*value).into(),
+            Self::Int(value) => integer(*value),
             // JSON has no word for what is no number.
             Self::Float(value) => Number::from_f64(*value).map_or_else(|| value.to_string().into(), Value::Number),
+            Self::Decimal(text) => text.as_str().into(),
             Self::Text(text) => cut(text, max_chars, shortened),
-            Self::Json(value) if value.is_number() => value.clone(),
             Self::Json(value) => {
                 let text = value.to_string();
                 if text.len() > max_chars { cut(&text, max_chars, shortened) } else { value.clone() }
@@ -39,6 +50,7 @@ impl Cell<'_> {
         match self {
             Self::Null | Self::Bool(_) => 5,
             Self::Int(_) | Self::Float(_) => 12,
+            Self::Decimal(text) => text.len() + 3,
             Self::Text(text) => text.len() + 3,
             Self::Json(value) => value.to_string().len() + 1,
         }
@@ -61,6 +73,7 @@ pub(super) enum Kind {
     Boolean,
     Integer,
     Number,
+    Decimal,
     Date,
     Datetime,
     String,
@@ -74,6 +87,7 @@ impl Kind {
             Self::Boolean => "boolean",
             Self::Integer => "integer",
             Self::Number => "number",
+            Self::Decimal => "decimal",
             Self::Date => "date",
             Self::Datetime => "datetime",
             Self::String => "string",
@@ -88,7 +102,8 @@ impl Kind {
             Cell::Null => return None,
             Cell::Bool(_) => Self::Boolean,
             Cell::Int(_) => Self::Integer,
-            Cell::Float(_) | Cell::Json(Value::Number(_)) => Self::Number,
+            Cell::Float(_) => Self::Number,
+            Cell::Decimal(_) => Self::Decimal,
             Cell::Text(text) => time(text).unwrap_or(Self::String),
             Cell::Json(Value::Array(_)) => Self::List,
             Cell::Json(_) => Self::Object,
@@ -100,11 +115,8 @@ impl Kind {
         match text {
             "true" | "false" | "True" | "False" | "TRUE" | "FALSE" => Self::Boolean,
             _ if is_number(text) => {
-                if text.parse::<i64>().is_ok() {
-                    Self::Integer
-                } else {
-                    Self::Number
-                }
+                let whole = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+                if whole { Self::Integer } else { Self::Number }
             }
             _ => time(text).unwrap_or(Self::String),
         }
@@ -122,21 +134,63 @@ impl Kind {
 }
 
 /// Words for a value that is not there, in columns whose other values are not words; those of pandas.
-pub(super) const NO_VALUE: &[&str] = &["NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "-"];
+#[rustfmt::skip]
+pub(super) const NO_VALUE: &[&str] = &[
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+    "NaN", "None", "n/a", "nan", "null",
+];
 
-/// A text of a column of this kind as a value; what is not of the kind stays a text.
+/// A text of a column of this kind as a value; what is not of the kind is a number if it is one in a column of numbers, and
+/// else stays a text. In a column whose kind is not known each is what it looks like.
 pub(super) fn typed(text: Cow<'_, str>, kind: Option<Kind>) -> Cell<'_> {
     if text.is_empty() {
         return Cell::Null;
     }
     match kind {
-        None | Some(Kind::String) => Cell::Text(text),
-        Some(_) if NO_VALUE.contains(&text.as_ref()) => Cell::Null,
+        Some(Kind::String) => Cell::Text(text),
+        _ if NO_VALUE.contains(&text.as_ref()) => Cell::Null,
+        None => {
+            let kind = Kind::of_text(&text);
+            typed(text, Some(kind))
+        }
         Some(Kind::Boolean) if Kind::of_text(&text) == Kind::Boolean => Cell::Bool(text.starts_with(['t', 'T'])),
-        Some(Kind::Integer) if is_number(&text) => text.parse().map_or(Cell::Text(text), Cell::Int),
+        Some(Kind::Integer) if is_number(&text) => match text.parse() {
+            Ok(whole) => Cell::Int(whole),
+            Err(_) => typed(text, Some(Kind::Number)),
+        },
         Some(Kind::Number) if is_number(&text) => text.parse().map_or(Cell::Text(text), Cell::Float),
         Some(_) => Cell::Text(text),
     }
+}
+
+/// The order of two texts; that of two times by what they mean, whether a `T` or a space stands before the time of day.
+pub(super) fn order(a: &str, b: &str) -> Ordering {
+    if time(a).is_none() || time(b).is_none() {
+        return a.cmp(b);
+    }
+    let plain = |text: &str| text.replacen(' ', "T", 1).trim_end_matches('Z').to_owned();
+    plain(a).cmp(&plain(b))
+}
+
+/// The order of two numbers of digits, however many; none if one is not written so.
+pub(super) fn order_of_decimals(a: &str, b: &str) -> Option<Ordering> {
+    fn parts(text: &str) -> Option<(bool, &str, &str)> {
+        let (negative, unsigned) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+        let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let fraction = fraction.trim_end_matches('0');
+        let whole = whole.trim_start_matches('0');
+        let zero = whole.is_empty() && fraction.is_empty();
+        (digits(whole) && digits(fraction) && !unsigned.is_empty()).then_some((negative && !zero, whole, fraction))
+    }
+    let ((a_negative, a_whole, a_fraction), (b_negative, b_whole, b_fraction)) = (parts(a)?, parts(b)?);
+    let size = a_whole.len().cmp(&b_whole.len()).then(a_whole.cmp(b_whole)).then(a_fraction.cmp(b_fraction));
+    Some(match (a_negative, b_negative) {
+        (false, false) => size,
+        (true, true) => size.reverse(),
+        (true, false) => Ordering::Less,
+        (false, true) => Ordering::Greater,
+    })
 }
 
 /// Whether it is written as a number, and not as a name made of digits: `007` and `+1` are none.
@@ -191,7 +245,8 @@ mod tests {
             ("0.5", Kind::Number),
             ("-.5", Kind::Number),
             ("1e9", Kind::Number),
-            ("99999999999999999999", Kind::Number),
+            ("99999999999999999999", Kind::Integer),
+            ("9.5e3", Kind::Number),
             ("007", Kind::String),
             ("+1", Kind::String),
             ("1-2", Kind::String),
@@ -224,6 +279,26 @@ mod tests {
         assert_eq!(typed("", Some(Kind::String)), Cell::Null);
         assert_eq!(typed("five", Some(Kind::Integer)), Cell::Text("five".into()));
         assert_eq!(typed("True", Some(Kind::Boolean)), Cell::Bool(true));
+        assert_eq!(typed("2.5", Some(Kind::Integer)), Cell::Float(2.5));
+        assert_eq!(typed("18446744073709551616", Some(Kind::Integer)), Cell::Int(1 << 64));
+        assert_eq!([typed("5", None), typed("NA", None)], [Cell::Int(5), Cell::Null]);
+    }
+
+    #[test]
+    fn times_and_decimals_have_an_order() {
+        assert_eq!(order("2024-01-01T00:00:00Z", "2024-01-01T00:00:00.5Z"), Ordering::Less);
+        assert_eq!(order("2024-01-01 11:00", "2024-01-01T09:00"), Ordering::Greater);
+        assert_eq!(order("a b", "aTb"), Ordering::Less);
+        for (a, b, expected) in [
+            ("10.00", "9.5", Some(Ordering::Greater)),
+            ("-100", "-0.05", Some(Ordering::Less)),
+            ("1.50", "1.5", Some(Ordering::Equal)),
+            ("-0.0", "0", Some(Ordering::Equal)),
+            ("-1", "1", Some(Ordering::Less)),
+            ("1e5", "1", None),
+        ] {
+            assert_eq!(order_of_decimals(a, b), expected, "{a} {b}");
+        }
     }
 
     #[test]

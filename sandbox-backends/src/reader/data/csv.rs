@@ -5,17 +5,13 @@ use std::{borrow::Cow, ops::ControlFlow};
 use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::{
-    Ask, Column, Failure, Scan, Source, Table, Visit,
+    Ask, Column, Failure, MAX_COLUMNS, Odd, SAMPLE_BYTES, SAMPLE_ROWS, Scan, Source, Table, Visit,
     cell::{Kind, NO_VALUE, typed},
-    distinct_names,
+    distinct_names, too_wide,
 };
 
-/// How much of the file is looked at to find out what its columns are: rows, and bytes.
-const SAMPLE_ROWS: usize = 10_000;
-const SAMPLE_BYTES: u64 = 4 << 20;
-
-/// What may stand between values.
-const DELIMITERS: &[u8] = b",;\t|";
+/// What may stand between values; of two that do so as evenly, the later one.
+const DELIMITERS: &[u8] = b",|\t;";
 /// How much of the file is looked at to find out which does, in bytes.
 const SNIFF_BYTES: u64 = 64 << 10;
 
@@ -25,16 +21,10 @@ pub(super) struct Csv {
     header: bool,
     columns: Vec<Column>,
     kinds: Vec<Option<Kind>>,
-    odd: Odd,
-}
-
-/// What is odd about rows: how many of them, and the line of the first one.
-#[derive(Default)]
-struct Odd {
-    ragged: u64,
-    first_ragged: u64,
-    undecodable: u64,
-    first_undecodable: u64,
+    /// Rows of another length.
+    ragged: Odd,
+    /// Values in another encoding.
+    undecodable: Odd,
 }
 
 impl Csv {
@@ -48,19 +38,27 @@ impl Csv {
         }
         let delimiter = scan.delimiter.unwrap_or_else(|| sniff(&head));
         let header = scan.header;
-        let mut csv = Self { source, delimiter, header, columns: Vec::new(), kinds: Vec::new(), odd: Odd::default() };
+        let mut csv = Self {
+            source,
+            delimiter,
+            header,
+            columns: Vec::new(),
+            kinds: Vec::new(),
+            ragged: Odd::default(),
+            undecodable: Odd::default(),
+        };
         csv.sample()?;
         if matches!(scan.ask, Ask::Inspect { .. }) {
             // Of what kind they are all of them will tell, not the first ones.
-            csv.kinds.fill(None);
+            csv.kinds.fill(Some(Kind::String));
         }
         Ok(csv)
     }
 
-    fn reader(&self, source: Source) -> Reader<Source> {
+    fn reader(&self, source: Source, header: bool) -> Reader<Source> {
         ReaderBuilder::new()
             .delimiter(self.delimiter)
-            .has_headers(self.header)
+            .has_headers(header)
             .flexible(true)
             .buffer_capacity(256 << 10)
             .from_reader(source)
@@ -71,14 +69,20 @@ impl Csv {
         let mut source = self.source.from(0);
         source.bytes = source.bytes.min(SAMPLE_BYTES);
         let whole = source.bytes == self.source.bytes;
-        let mut reader = self.reader(source);
+        let mut reader = self.reader(source, self.header);
         let header = if self.header {
             reader.byte_headers().map_err(|error| damaged(&error))?.clone()
         } else {
             ByteRecord::new()
         };
+        if !whole && reader.position().byte() >= SAMPLE_BYTES {
+            return Err(Failure::Malformed(format!("its first row has more than {} MiB", SAMPLE_BYTES >> 20)));
+        }
         let (mut kinds, mut record, mut rows) = (Vec::<Option<Kind>>::new(), ByteRecord::new(), 0);
         kinds.resize(header.len(), None);
+        if kinds.len() > MAX_COLUMNS {
+            return Err(too_wide());
+        }
         while rows < SAMPLE_ROWS && reader.read_byte_record(&mut record).map_err(|error| damaged(&error))? {
             // The last one may be cut in two.
             if !whole && rows > 0 && reader.position().byte() >= SAMPLE_BYTES {
@@ -87,6 +91,9 @@ impl Csv {
             rows += 1;
             if !self.header && record.len() > kinds.len() {
                 kinds.resize(record.len(), None);
+            }
+            if kinds.len() > MAX_COLUMNS {
+                return Err(too_wide());
             }
             for (kind, value) in kinds.iter_mut().zip(&record) {
                 let text = decode(value);
@@ -118,30 +125,29 @@ impl Table for Csv {
         true
     }
 
-    fn scan(&mut self, wanted: &[usize], skip: u64, visit: &mut Visit<'_>) -> Result<(), Failure> {
-        let mut reader = self.reader(self.source.from(0));
-        let (mut record, mut number) = (ByteRecord::new(), 0);
+    fn delimiter(&self) -> Option<char> {
+        Some(self.delimiter.into())
+    }
+
+    fn scan(&mut self, wanted: &[usize], from: u64, visit: &mut Visit<'_>) -> Result<(), Failure> {
+        let mut reader = self.reader(self.source.from(from), self.header && from == 0);
+        let mut record = ByteRecord::new();
         while reader.read_byte_record(&mut record).map_err(|error| damaged(&error))? {
-            number += 1;
-            if number <= skip {
-                continue;
-            }
-            let line = record.position().map_or(0, csv::Position::line);
+            let (place, line) = record.position().map_or((0, 0), |position| (position.byte(), position.line()));
+            // Lines are counted from where reading began.
+            let line = if from == 0 { line } else { 0 };
             if record.len() != self.columns.len() {
-                self.odd.ragged += 1;
-                self.odd.first_ragged = if self.odd.ragged == 1 { line } else { self.odd.first_ragged };
+                self.ragged.note(line);
             }
             let mut row = Vec::with_capacity(wanted.len());
             for index in wanted {
                 let text = decode(record.get(*index).unwrap_or_default());
                 if matches!(text, Cow::Owned(_)) {
-                    self.odd.undecodable += 1;
-                    self.odd.first_undecodable =
-                        if self.odd.undecodable == 1 { line } else { self.odd.first_undecodable };
+                    self.undecodable.note(line);
                 }
                 row.push(typed(text, self.kinds[*index]));
             }
-            if visit(number - 1, &row) == ControlFlow::Break(()) {
+            if visit(from + place, &row) == ControlFlow::Break(()) {
                 break;
             }
         }
@@ -149,19 +155,15 @@ impl Table for Csv {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let Odd { ragged, first_ragged, undecodable, first_undecodable } = self.odd;
         let mut warnings = Vec::new();
-        if ragged > 0 {
+        if let Some(ragged) = self.ragged.words("rows") {
+            let width = self.columns.len();
             warnings.push(format!(
-                "{ragged} rows have not {} values, the first one in line {first_ragged}: what is missing is null, what \
-                 is too much is left out",
-                self.columns.len()
+                "{ragged} have not {width} values: what is missing is null, what is too much is left out"
             ));
         }
-        if undecodable > 0 {
-            warnings.push(format!(
-                "{undecodable} values are not in UTF-8, the first one in line {first_undecodable}: they were read as Windows-1252"
-            ));
+        if let Some(undecodable) = self.undecodable.words("values") {
+            warnings.push(format!("{undecodable} are not in UTF-8: they were read as Windows-1252"));
         }
         warnings
     }
@@ -185,7 +187,7 @@ fn sniff(head: &[u8]) -> u8 {
         let same = widths.iter().filter(|width| **width == first).count();
         if first < 2 { 0 } else { same * 1000 + first.min(999) }
     };
-    DELIMITERS.iter().copied().rev().max_by_key(score).filter(|best| score(best) > 0).unwrap_or(b',')
+    DELIMITERS.iter().copied().max_by_key(score).filter(|best| score(best) > 0).unwrap_or(b',')
 }
 
 fn damaged(error: &csv::Error) -> Failure {
@@ -205,6 +207,7 @@ mod tests {
             ("a|b|c\n1|2|3\n", b'|'),
             ("a\n1\n", b','),
             ("", b','),
+            ("Name;Amount, EUR\nx;1,50\n", b';'),
             ("name,note\nx,\"one; two; three\"\n", b','),
         ] {
             assert_eq!(char::from(sniff(head.as_bytes())), char::from(delimiter), "{head}");

@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Failure, cell::Cell};
+use super::{
+    Failure,
+    cell::{Cell, order, order_of_decimals},
+};
 
 /// A condition that a row must meet.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -21,7 +24,8 @@ pub(crate) struct Condition {
     pub(crate) value: Value,
 }
 
-/// A comparison. Numbers are compared as numbers, all else as text: so are dates in their order.
+/// A comparison. A number is compared as such, also with what is written in a text; texts by their characters, ISO 8601 times in
+/// their order.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) enum Op {
     /// Equal.
@@ -101,6 +105,7 @@ impl Condition {
                     Cell::Json(value) => value.to_string().contains(wanted),
                     Cell::Int(value) => value.to_string().contains(wanted),
                     Cell::Float(value) => value.to_string().contains(wanted),
+                    Cell::Decimal(text) => text.contains(wanted),
                     Cell::Bool(_) | Cell::Null => false,
                 }
             }
@@ -118,22 +123,23 @@ fn compare(cell: &Cell<'_>, value: &Value) -> Option<Ordering> {
             Some(cell.cmp(&value))
         }
         Cell::Int(cell) => {
-            let whole = value.as_i64().or_else(|| value.as_str()?.trim().parse().ok());
-            match whole {
+            let whole = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+            match whole.or_else(|| value.as_str()?.trim().parse().ok()) {
                 Some(value) => Some(cell.cmp(&value)),
                 #[expect(clippy::cast_precision_loss, reason = "the value is no integer")]
                 None => (*cell as f64).partial_cmp(&number(value)?),
             }
         }
         Cell::Float(cell) => cell.partial_cmp(&number(value)?),
+        Cell::Decimal(cell) => {
+            let text = value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_owned());
+            order_of_decimals(cell, &text).or_else(|| cell.parse::<f64>().ok()?.partial_cmp(&number(value)?))
+        }
         Cell::Text(cell) => match value {
-            Value::String(value) => Some(cell.as_ref().cmp(value)),
-            // Such as an article number that begins with a zero.
-            Value::Number(value) => (value.to_string().as_str() == cell.as_ref()).then_some(Ordering::Equal),
+            Value::String(value) => Some(order(cell, value)),
             Value::Bool(value) => (cell.as_ref() == if *value { "true" } else { "false" }).then_some(Ordering::Equal),
-            _ => None,
+            value => cell.trim().parse::<f64>().ok()?.partial_cmp(&number(value)?),
         },
-        Cell::Json(Value::Number(cell)) => cell.as_f64()?.partial_cmp(&number(value)?),
         Cell::Json(cell) => (cell == value).then_some(Ordering::Equal),
     }
 }
@@ -168,6 +174,12 @@ mod tests {
             (text("10"), ">", json!("9"), false),
             (text("007"), "=", json!("007"), true),
             (text("7"), "=", json!(7), true),
+            (text("10"), ">", json!(9), true),
+            (text("ten"), "<", json!(99), false),
+            (Cell::Decimal("10.00".to_owned()), ">", json!(9), true),
+            (Cell::Decimal("10.00".to_owned()), "=", json!("10"), true),
+            (Cell::Int(u64::MAX.into()), "=", json!(u64::MAX - 1), false),
+            (text("2024-01-01 11:00"), "<", json!("2024-01-01T12:00"), true),
             (text("2024-03-01"), ">=", json!("2024-02"), true),
             (text("a long text"), "contains", json!("long"), true),
             (text("a long text"), "contains", json!("Long"), false),

@@ -1,6 +1,7 @@
 //! What the columns of a file hold.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
     ops::ControlFlow,
@@ -12,7 +13,7 @@ use serde_json::{Number, Value};
 
 use super::{
     Clock, Failure, Table,
-    cell::{Cell, Kind, NO_VALUE, typed},
+    cell::{Cell, Kind, NO_VALUE, integer, order, order_of_decimals, typed},
 };
 
 /// Different values of a column that are told apart.
@@ -24,10 +25,14 @@ const MAX_TEXT: usize = 100;
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Inspection<C> {
     pub(crate) rows: Option<u64>,
-    /// Rows that were looked at, if there was no time for all.
+    /// Rows that were looked at.
     pub(crate) rows_seen: u64,
     pub(crate) complete: bool,
+    /// What stands between values, where something does.
+    pub(crate) delimiter: Option<char>,
     pub(crate) columns: C,
+    /// The first column for which there was no room.
+    pub(crate) next: Option<usize>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -66,10 +71,11 @@ struct Seen {
     kind: Option<Kind>,
     numbers: u64,
     /// Integers are compared as such, and all numbers as doubles.
-    integers: Option<(i64, i64)>,
+    integers: Option<(i128, i128)>,
     range: Option<(f64, f64)>,
     sum: f64,
     texts: Option<(String, String)>,
+    decimals: Option<(String, String)>,
     distinct: Option<HashSet<u64>>,
     samples: Vec<Value>,
 }
@@ -85,6 +91,7 @@ impl Seen {
             range: None,
             sum: 0.0,
             texts: None,
+            decimals: None,
             distinct: Some(HashSet::new()),
             samples: Vec::new(),
         }
@@ -117,6 +124,10 @@ impl Seen {
                 self.number(*value);
                 value.to_bits().hash(&mut hasher);
             }
+            Cell::Decimal(text) => {
+                self.decimal(text);
+                text.hash(&mut hasher);
+            }
             Cell::Text(text) => {
                 match kind {
                     Kind::Integer if of_text => text.parse().map_or((), |value| self.integer(value)),
@@ -138,7 +149,7 @@ impl Seen {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "the integer itself is kept beside it")]
-    fn integer(&mut self, value: i64) {
+    fn integer(&mut self, value: i128) {
         self.integers = Some(self.integers.map_or((value, value), |(least, most)| (least.min(value), most.max(value))));
         self.number(value as f64);
     }
@@ -152,16 +163,12 @@ impl Seen {
     }
 
     fn text(&mut self, text: &str) {
-        match &mut self.texts {
-            None => self.texts = Some((text.to_owned(), text.to_owned())),
-            Some((least, most)) => {
-                if text < least.as_str() {
-                    text.clone_into(least);
-                } else if text > most.as_str() {
-                    text.clone_into(most);
-                }
-            }
-        }
+        widen(&mut self.texts, text, order);
+    }
+
+    fn decimal(&mut self, text: &str) {
+        widen(&mut self.decimals, text, |a, b| order_of_decimals(a, b).unwrap_or(Ordering::Equal));
+        self.number(text.parse().unwrap_or(f64::NAN));
     }
 
     /// `declared`: what the file itself says that the column is.
@@ -188,20 +195,20 @@ impl Seen {
             }
         }
         let kind_name = declared.unwrap_or_else(|| kind.map_or("string", Kind::name).to_owned());
-        let whole = |value: i64| Value::from(value);
         let real = |value: f64| Number::from_f64(value).map_or(Value::Null, Value::Number);
         let range = match kind {
-            Some(Kind::Integer) => self.integers.map(|(least, most)| (whole(least), whole(most))),
+            Some(Kind::Integer) => self.integers.map(|(least, most)| (integer(least), integer(most))),
             Some(Kind::Number) => self.range.map(|(least, most)| (real(least), real(most))),
+            Some(Kind::Decimal) => self.decimals.map(|(least, most)| (least.into(), most.into())),
             Some(Kind::Date | Kind::Datetime | Kind::String) => self.texts.map(|(least, most)| {
-                let mut cut = false;
-                let short = |text: String, cut: &mut bool| Cell::Text(text.into()).to_value(MAX_TEXT, cut);
-                (short(least, &mut cut), short(most, &mut cut))
+                let short = |text: String| Cell::Text(text.into()).to_value(MAX_TEXT, &mut false);
+                (short(least), short(most))
             }),
             _ => None,
         };
         #[expect(clippy::cast_precision_loss, reason = "a mean")]
-        let mean = matches!(kind, Some(Kind::Integer | Kind::Number)).then(|| self.sum / self.numbers as f64);
+        let mean =
+            matches!(kind, Some(Kind::Integer | Kind::Number | Kind::Decimal)).then(|| self.sum / self.numbers as f64);
         let (min, max) = range.unzip();
         ColumnSummary {
             name,
@@ -216,10 +223,25 @@ impl Seen {
     }
 }
 
+/// Makes a range hold a text.
+fn widen(range: &mut Option<(String, String)>, text: &str, order: impl Fn(&str, &str) -> Ordering) {
+    match range {
+        None => *range = Some((text.to_owned(), text.to_owned())),
+        Some((least, most)) => {
+            if order(text, least) == Ordering::Less {
+                text.clone_into(least);
+            } else if order(text, most) == Ordering::Greater {
+                text.clone_into(most);
+            }
+        }
+    }
+}
+
 /// Looks at all rows, or as many as there is time for.
 pub(super) fn inspect(
     table: &mut dyn Table,
     samples: usize,
+    (skip, max_chars): (usize, usize),
     until: Instant,
 ) -> Result<Inspection<Vec<ColumnSummary>>, Failure> {
     let wanted: Vec<usize> = (0..table.columns().len()).collect();
@@ -238,10 +260,18 @@ pub(super) fn inspect(
         ControlFlow::Continue(())
     })?;
     let declares = table.declares_types();
-    let summary = |(seen, column): (Seen, &super::Column)| {
-        seen.summary(column.name.clone(), declares.then(|| column.kind.clone()), of_text)
-    };
-    let columns = seen.into_iter().zip(table.columns()).map(summary).collect();
+    let (mut columns, mut next, mut room) = (Vec::new(), None, max_chars);
+    for (index, (seen, column)) in seen.into_iter().zip(table.columns()).enumerate().skip(skip) {
+        let summary = seen.summary(column.name.clone(), declares.then(|| column.kind.clone()), of_text);
+        let size = serde_json::to_string(&summary).map_or(0, |text| text.len());
+        if size > room && !columns.is_empty() {
+            next = Some(index);
+            break;
+        }
+        room = room.saturating_sub(size);
+        columns.push(summary);
+    }
     let total = table.rows().or(complete.then_some(rows));
-    Ok(Inspection { rows: total, rows_seen: rows, complete, columns, warnings: table.warnings() })
+    let (delimiter, warnings) = (table.delimiter(), table.warnings());
+    Ok(Inspection { rows: total, rows_seen: rows, complete, delimiter, columns, next, warnings })
 }

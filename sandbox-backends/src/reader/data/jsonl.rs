@@ -1,6 +1,7 @@
 //! JSON Lines: an object on each line.
 
 use std::{
+    collections::HashMap,
     fmt,
     io::{BufRead as _, BufReader, Read as _},
     ops::ControlFlow,
@@ -10,26 +11,25 @@ use serde::{Deserialize, Deserializer, de::MapAccess};
 use serde_json::Value;
 
 use super::{
-    Column, Failure, Source, Table, Visit,
+    Column, Failure, MAX_COLUMNS, Odd, SAMPLE_BYTES, SAMPLE_ROWS, Source, Table, Visit,
     cell::{Cell, Kind},
-    unreadable,
+    too_wide, unreadable,
 };
 
-/// How much of the file is looked at to find out what its columns are: rows, and bytes.
-const SAMPLE_ROWS: usize = 10_000;
-const SAMPLE_BYTES: u64 = 4 << 20;
 /// The longest line, in bytes.
 const MAX_LINE: u64 = 64 << 20;
-/// Columns at most.
-const MAX_COLUMNS: usize = 10_000;
+/// Fields that are named in a warning.
+const MAX_NAMED: usize = 10;
 
 pub(super) struct Jsonl {
     source: Source,
     columns: Vec<Column>,
-    broken: u64,
-    first_broken: u64,
-    /// Names that the first rows do not have, and the line of the first one.
-    late: Vec<(String, u64)>,
+    /// Those that the first rows do not have, and that were asked for: whether they came.
+    later: HashMap<usize, bool>,
+    /// Lines that are no objects.
+    broken: Odd,
+    /// Fields that are neither among the columns nor asked for, and the line of the first one.
+    left_out: Vec<(String, u64)>,
 }
 
 /// An object whose fields stand in the order in which it has them.
@@ -57,70 +57,79 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
+/// A line that is not empty.
+struct Line {
+    /// Where it begins.
+    place: u64,
+    /// From where reading began.
+    number: u64,
+    object: Option<Object>,
+}
+
 impl Jsonl {
     pub(super) fn open(source: Source) -> Result<Self, Failure> {
-        let mut file = Self { source, columns: Vec::new(), broken: 0, first_broken: 0, late: Vec::new() };
-        let (mut kinds, mut rows, mut bytes) = (Vec::<Option<Kind>>::new(), 0, 0);
-        let mut columns = std::mem::take(&mut file.columns);
-        let mut places = std::collections::HashMap::new();
-        file.lines(&mut |_, line, object| {
-            if let Some(Object(fields)) = object {
-                for (name, value) in fields {
-                    let place = *places.entry(name).or_insert_with_key(|name| {
-                        columns.push(Column { name: name.clone(), kind: String::new() });
-                        kinds.push(None);
-                        columns.len() - 1
-                    });
-                    if let Some(this) = Kind::of(&cell(value)) {
-                        kinds[place] = Some(kinds[place].map_or(this, |known| known.with(this)));
+        let mut columns: Vec<Column> = Vec::new();
+        let (mut kinds, mut places, mut rows) = (Vec::<Option<Kind>>::new(), HashMap::new(), 0);
+        let mut broken = Odd::default();
+        lines(&source, 0, &mut |line| {
+            match line.object {
+                None => broken.note(line.number),
+                Some(Object(fields)) => {
+                    rows += 1;
+                    for (name, value) in fields {
+                        let place = *places.entry(name).or_insert_with_key(|name| {
+                            columns.push(Column { name: name.clone(), kind: String::new() });
+                            kinds.push(None);
+                            columns.len() - 1
+                        });
+                        if let Some(this) = Kind::of(&cell(value)) {
+                            kinds[place] = Some(kinds[place].map_or(this, |known| known.with(this)));
+                        }
+                        if columns.len() > MAX_COLUMNS {
+                            return ControlFlow::Break(());
+                        }
                     }
                 }
-                rows += 1;
             }
-            bytes += line as u64;
-            if rows >= SAMPLE_ROWS || bytes >= SAMPLE_BYTES || columns.len() >= MAX_COLUMNS {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
+            let enough = rows >= SAMPLE_ROWS || line.place >= SAMPLE_BYTES;
+            if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if columns.len() > MAX_COLUMNS {
+            return Err(too_wide());
+        }
+        if rows == 0 && broken.count > 0 {
+            return Err(Failure::Malformed(format!("line {} is no JSON object", broken.line)));
+        }
         for (column, kind) in columns.iter_mut().zip(kinds) {
             kind.map_or("string", Kind::name).clone_into(&mut column.kind);
         }
-        if rows == 0 && file.broken > 0 {
-            return Err(Failure::Malformed(format!("line {} is no JSON object", file.first_broken)));
-        }
-        (file.columns, file.broken, file.first_broken) = (columns, 0, 0);
-        Ok(file)
+        Ok(Self { source, columns, later: HashMap::new(), broken: Odd::default(), left_out: Vec::new() })
     }
+}
 
-    /// Hands each line that is not empty: its number, its length, and its object if it is one.
-    fn lines(&mut self, visit: &mut dyn FnMut(u64, usize, Option<Object>) -> ControlFlow<()>) -> Result<(), Failure> {
-        let mut reader = BufReader::with_capacity(256 << 10, self.source.from(0));
-        let (mut line, mut number) = (Vec::new(), 0);
-        loop {
-            line.clear();
-            let read =
-                reader.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(|error| unreadable(&error))?;
-            if read == 0 {
-                return Ok(());
-            }
-            number += 1;
-            if read as u64 > MAX_LINE {
-                return Err(Failure::Malformed(format!("line {number} has more than {} MiB", MAX_LINE >> 20)));
-            }
-            let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).trim_ascii();
-            if text.is_empty() {
-                continue;
-            }
+/// Hands each line that is not empty, from a place on.
+fn lines(source: &Source, from: u64, visit: &mut dyn FnMut(Line) -> ControlFlow<()>) -> Result<(), Failure> {
+    let mut reader = BufReader::with_capacity(256 << 10, source.from(from));
+    let (mut line, mut number, mut place) = (Vec::new(), 0, from);
+    loop {
+        line.clear();
+        let read =
+            reader.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(|error| unreadable(&error))?;
+        if read == 0 {
+            return Ok(());
+        }
+        number += 1;
+        if read as u64 > MAX_LINE {
+            return Err(Failure::Malformed(format!("line {number} has more than {} MiB", MAX_LINE >> 20)));
+        }
+        let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).trim_ascii();
+        if !text.is_empty() {
             let object = serde_json::from_slice(text).ok();
-            if object.is_none() {
-                self.broken += 1;
-                self.first_broken = if self.broken == 1 { number } else { self.first_broken };
-            }
-            if visit(number, read, object) == ControlFlow::Break(()) {
+            if visit(Line { place, number, object }) == ControlFlow::Break(()) {
                 return Ok(());
             }
         }
+        place += read as u64;
     }
 }
 
@@ -133,34 +142,45 @@ impl Table for Jsonl {
     fn find(&mut self, name: &str) -> Option<usize> {
         Some(self.columns.iter().position(|column| column.name == name).unwrap_or_else(|| {
             self.columns.push(Column { name: name.to_owned(), kind: "string".to_owned() });
+            self.later.insert(self.columns.len() - 1, false);
             self.columns.len() - 1
         }))
     }
 
-    fn scan(&mut self, wanted: &[usize], skip: u64, visit: &mut Visit<'_>) -> Result<(), Failure> {
-        let names: std::collections::HashMap<String, usize> =
-            self.columns.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
-        let mut places = vec![None; self.columns.len()];
+    fn unknown(&self) -> Option<String> {
+        let missing = self.later.iter().find(|(_, came)| !**came).map(|(index, _)| *index);
+        missing.map(|index| self.columns[index].name.clone())
+    }
+
+    fn scan(&mut self, wanted: &[usize], from: u64, visit: &mut Visit<'_>) -> Result<(), Failure> {
+        let Self { source, columns, later, broken, left_out } = self;
+        let names: HashMap<&str, usize> =
+            columns.iter().enumerate().map(|(index, column)| (column.name.as_str(), index)).collect();
+        let mut places = vec![None; columns.len()];
         for (place, index) in wanted.iter().enumerate() {
             places[*index].get_or_insert(place);
         }
-        let mut late: Vec<(String, u64)> = Vec::new();
-        let mut number = 0;
-        self.lines(&mut |line, _, object| {
-            let Some(Object(fields)) = object else { return ControlFlow::Continue(()) };
-            number += 1;
-            if number <= skip {
+        // Whoever chose columns wants no others.
+        let all = wanted.len() >= columns.len();
+        lines(source, from, &mut |line| {
+            // Lines are counted from where reading began.
+            let number = if from == 0 { line.number } else { 0 };
+            let Some(Object(fields)) = line.object else {
+                broken.note(number);
                 return ControlFlow::Continue(());
-            }
+            };
             let mut row = vec![Cell::Null; wanted.len()];
             for (name, value) in fields {
-                match names.get(&name) {
+                match names.get(name.as_str()) {
                     Some(index) => {
+                        later.entry(*index).and_modify(|came| *came = true);
                         if let Some(place) = places[*index] {
                             row[place] = cell(value);
                         }
                     }
-                    None if late.len() < 10 && !late.iter().any(|(known, _)| *known == name) => late.push((name, line)),
+                    None if all && left_out.len() <= MAX_NAMED && !left_out.iter().any(|(known, _)| *known == name) => {
+                        left_out.push((name, number));
+                    }
                     None => {}
                 }
             }
@@ -170,24 +190,25 @@ impl Table for Jsonl {
                     row[place] = row[first].clone();
                 }
             }
-            visit(number - 1, &row)
-        })?;
-        self.late = late;
-        Ok(())
+            visit(line.place, &row)
+        })
     }
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.broken > 0 {
-            let (broken, first) = (self.broken, self.first_broken);
-            warnings
-                .push(format!("{broken} lines are no JSON objects, the first one is line {first}: they were left out"));
+        if let Some(broken) = self.broken.words("lines") {
+            warnings.push(format!("{broken} are no JSON objects: they were left out"));
         }
-        if !self.late.is_empty() {
-            let names: Vec<_> = self.late.iter().map(|(name, line)| format!("`{name}` (line {line})")).collect();
-            let names = names.join(", ");
-            warnings
-                .push(format!("fields that the first rows do not have were left out: {names}; name them in `columns`"));
+        if !self.left_out.is_empty() {
+            let fields =
+                self.left_out.iter().take(MAX_NAMED).map(|(name, line)| {
+                    if *line > 0 { format!("`{name}` (line {line})") } else { format!("`{name}`") }
+                });
+            let more = if self.left_out.len() > MAX_NAMED { ", and more" } else { "" };
+            let names = fields.collect::<Vec<_>>().join(", ");
+            warnings.push(format!(
+                "fields that the first rows do not have were left out: {names}{more}; `columns` of `data:read` may name them"
+            ));
         }
         warnings
     }
@@ -198,11 +219,10 @@ fn cell(value: Value) -> Cell<'static> {
         Value::Null => Cell::Null,
         Value::Bool(value) => Cell::Bool(value),
         Value::String(text) => Cell::Text(text.into()),
-        Value::Number(number) => match (number.as_i64(), number.is_f64()) {
-            (Some(whole), _) => Cell::Int(whole),
-            (None, true) => Cell::Float(number.as_f64().unwrap_or(f64::NAN)),
-            (None, false) => Cell::Json(Value::Number(number)),
-        },
+        Value::Number(number) => {
+            let whole = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+            whole.map_or_else(|| Cell::Float(number.as_f64().unwrap_or(f64::NAN)), Cell::Int)
+        }
         other => Cell::Json(other),
     }
 }

@@ -10,6 +10,7 @@ mod jsonl;
 mod parquet;
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     ops::ControlFlow,
@@ -25,6 +26,31 @@ use serde_json::Value;
 
 /// Rows between looks at the clock.
 const ROWS_BETWEEN_LOOKS: u64 = 256;
+
+/// How much of a file is looked at to find out what its columns are: rows, and bytes.
+const SAMPLE_ROWS: usize = 10_000;
+const SAMPLE_BYTES: u64 = 4 << 20;
+
+/// What is odd: how often, and the line of the first time, if it is known.
+#[derive(Default)]
+struct Odd {
+    count: u64,
+    line: u64,
+}
+
+impl Odd {
+    fn note(&mut self, line: u64) {
+        self.count += 1;
+        self.line = if self.count == 1 { line } else { self.line };
+    }
+
+    /// In words, if there was anything.
+    fn words(&self, what: &str) -> Option<String> {
+        let Self { count, line } = self;
+        let first = if *line > 0 { format!(" (the first one in line {line})") } else { String::new() };
+        (*count > 0).then(|| format!("{count} {what}{first}"))
+    }
+}
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -55,6 +81,9 @@ pub(crate) enum Ask {
     Inspect {
         /// Values of each column to be shown.
         samples: usize,
+        /// Columns before the first one that is described.
+        skip: usize,
+        max_chars: usize,
     },
     Rows(RowsWanted),
 }
@@ -64,8 +93,8 @@ pub(crate) enum Ask {
 pub(crate) struct RowsWanted {
     pub(crate) columns: Option<Vec<String>>,
     pub(crate) filter: Vec<Condition>,
-    /// Rows of the file before the first one that is looked at.
-    pub(crate) skip: u64,
+    /// Where to begin: what `next` of an answer to the same question was, or 0.
+    pub(crate) from: u64,
     pub(crate) max_rows: usize,
     pub(crate) max_chars: usize,
 }
@@ -85,7 +114,7 @@ pub(crate) struct Rows<V> {
     /// In JSON, in the order of the columns.
     pub(crate) values: V,
     pub(crate) row_count: usize,
-    /// The row of the file at which the next ones begin.
+    /// Where the next ones begin.
     pub(crate) next: Option<u64>,
     /// Whether a value was shortened.
     pub(crate) shortened: bool,
@@ -101,11 +130,16 @@ pub(crate) enum Failure {
     Column { parameter: String, name: String, known: Vec<String> },
     /// A condition of the filter is none.
     Filter { expected: String, found: String },
-    /// It takes too long.
-    Slow,
 }
 
-/// Hands rows, by their number in the file, with their line if they have one.
+/// Columns at most.
+const MAX_COLUMNS: usize = 10_000;
+
+fn too_wide() -> Failure {
+    Failure::Malformed(format!("it has more than {MAX_COLUMNS} columns"))
+}
+
+/// Hands rows, each with its place in the file.
 type Visit<'v> = dyn FnMut(u64, &[Cell<'_>]) -> ControlFlow<()> + 'v;
 
 /// A file as a table.
@@ -117,8 +151,8 @@ trait Table {
         self.columns().iter().position(|column| column.name == name)
     }
 
-    /// Hands these columns of each row, from a row on.
-    fn scan(&mut self, wanted: &[usize], skip: u64, visit: &mut Visit<'_>) -> Result<(), Failure>;
+    /// Hands these columns of each row, from a place on that a row had, or 0.
+    fn scan(&mut self, wanted: &[usize], from: u64, visit: &mut Visit<'_>) -> Result<(), Failure>;
 
     /// Whether all its values are texts.
     fn is_text(&self) -> bool {
@@ -135,6 +169,16 @@ trait Table {
         None
     }
 
+    /// What stands between values, where something does.
+    fn delimiter(&self) -> Option<char> {
+        None
+    }
+
+    /// A column that was asked for and is not there after all.
+    fn unknown(&self) -> Option<String> {
+        None
+    }
+
     /// What is odd about the rows that were read.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -145,7 +189,9 @@ trait Table {
 pub(super) fn run(scan: &Scan, file: File) -> Vec<u8> {
     let until = Instant::now() + scan.limit;
     let answer = open(scan, file).and_then(|mut table| match &scan.ask {
-        Ask::Inspect { samples } => inspect::inspect(table.as_mut(), *samples, until).map(json),
+        Ask::Inspect { samples, skip, max_chars } => {
+            inspect::inspect(table.as_mut(), *samples, (*skip, *max_chars), until).map(json)
+        }
         Ask::Rows(wanted) => rows(table.as_mut(), wanted, until).map(json),
     });
     match answer.and_then(|answer| answer.map_err(|error| Failure::Malformed(error.to_string()))) {
@@ -184,13 +230,13 @@ impl Clock {
 fn rows(table: &mut dyn Table, wanted: &RowsWanted, until: Instant) -> Result<Rows<Vec<Vec<Value>>>, Failure> {
     let mut scanned: Vec<usize> = match &wanted.columns {
         None => (0..table.columns().len()).collect(),
-        Some(names) => names.iter().map(|name| column(table, "columns", name)).collect::<Result<_, _>>()?,
+        Some(names) => names.iter().map(|name| column(table, "columns", name, true)).collect::<Result<_, _>>()?,
     };
     let shown = scanned.len();
     let mut conditions = Vec::with_capacity(wanted.filter.len());
     for condition in &wanted.filter {
         condition.check()?;
-        let column = column(table, "filter", &condition.column)?;
+        let column = column(table, "filter", &condition.column, true)?;
         let place = scanned.iter().position(|known| *known == column).unwrap_or_else(|| {
             scanned.push(column);
             scanned.len() - 1
@@ -200,37 +246,53 @@ fn rows(table: &mut dyn Table, wanted: &RowsWanted, until: Instant) -> Result<Ro
     let columns = scanned[..shown].iter().map(|index| table.columns()[*index].clone()).collect();
     let mut answer = Rows::<Vec<Vec<Value>>> { columns, ..Rows::default() };
     let (mut clock, mut slow, mut room) = (Clock { until, rows: 0 }, false, wanted.max_chars);
-    table.scan(&scanned, wanted.skip, &mut |number, cells| {
+    table.scan(&scanned, wanted.from, &mut |place, cells| {
         if clock.is_over() {
-            slow = true;
+            (slow, answer.next) = (true, Some(place));
             return ControlFlow::Break(());
         }
         if !conditions.iter().all(|(place, condition)| condition.holds(&cells[*place])) {
             return ControlFlow::Continue(());
         }
         let cells = &cells[..shown];
-        let size = cells.iter().map(|cell| cell.size().min(wanted.max_chars)).sum::<usize>() + 2;
+        let size = cells.iter().map(Cell::size).sum::<usize>() + 2;
         if answer.values.len() >= wanted.max_rows || (size > room && !answer.values.is_empty()) {
-            answer.next = Some(number);
+            answer.next = Some(place);
             return ControlFlow::Break(());
         }
         room = room.saturating_sub(size);
-        answer.values.push(cells.iter().map(|cell| cell.to_value(wanted.max_chars, &mut answer.shortened)).collect());
+        // A row that has no room itself shares it among its values.
+        let each = if size > wanted.max_chars { wanted.max_chars / shown.max(1) } else { wanted.max_chars };
+        answer.values.push(cells.iter().map(|cell| cell.to_value(each, &mut answer.shortened)).collect());
         ControlFlow::Continue(())
     })?;
-    if slow {
-        return Err(Failure::Slow);
+    if let Some(name) = table.unknown().filter(|_| answer.next.is_none()) {
+        let is_shown = wanted.columns.as_ref().is_some_and(|columns| columns.contains(&name));
+        column(table, if is_shown { "columns" } else { "filter" }, &name, false)?;
     }
     answer.row_count = answer.values.len();
     answer.warnings = table.warnings();
+    if slow {
+        answer
+            .warnings
+            .push("the time was over before all rows were looked at; `next_cursor` goes on from there".to_owned());
+    }
     Ok(answer)
 }
 
-fn column(table: &mut dyn Table, parameter: &str, name: &str) -> Result<usize, Failure> {
-    table.find(name).ok_or_else(|| Failure::Column {
+/// The place of a column. One that the beginning of the file does not have may come later, in files that allow that.
+fn column(table: &mut dyn Table, parameter: &str, name: &str, may_come: bool) -> Result<usize, Failure> {
+    let found = if may_come { table.find(name) } else { None };
+    found.ok_or_else(|| Failure::Column {
         parameter: parameter.to_owned(),
         name: name.to_owned(),
-        known: table.columns().iter().take(1000).map(|column| column.name.clone()).collect(),
+        known: table
+            .columns()
+            .iter()
+            .map(|column| column.name.clone())
+            .filter(|known| known != name)
+            .take(1000)
+            .collect(),
     })
 }
 
@@ -271,19 +333,19 @@ fn unreadable(error: &io::Error) -> Failure {
 
 /// Names that are all there and different: `column_3` for one that is not, `name_2` for one that was there before.
 fn distinct_names(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    names
-        .enumerate()
-        .map(|(index, name)| {
-            let name = name.trim();
-            let base = if name.is_empty() { format!("column_{}", index + 1) } else { name.to_owned() };
-            let mut unique = base.clone();
-            let mut count = 1;
-            while !seen.insert(unique.clone()) {
-                count += 1;
-                unique = format!("{base}_{count}");
-            }
-            unique
-        })
-        .collect()
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let mut unique = Vec::new();
+    for (index, name) in names.enumerate() {
+        let name = name.trim();
+        let base = if name.is_empty() { format!("column_{}", index + 1) } else { name.to_owned() };
+        let mut name = base.clone();
+        while counts.contains_key(&name) {
+            let count = counts.entry(base.clone()).or_insert(1);
+            *count += 1;
+            name = format!("{base}_{count}");
+        }
+        counts.insert(name.clone(), 1);
+        unique.push(name);
+    }
+    unique
 }

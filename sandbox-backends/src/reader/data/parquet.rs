@@ -1,6 +1,6 @@
 //! Parquet, row group by row group.
 
-use std::ops::ControlFlow;
+use std::{fmt::Write as _, ops::ControlFlow};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -12,12 +12,12 @@ use parquet::{
         reader::{ChunkReader, FileReader as _, Length},
         serialized_reader::SerializedFileReader,
     },
-    record::{Field, Row, reader::RowIter},
+    record::{Field, reader::RowIter},
     schema::types::{Type, TypePtr},
 };
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
-use super::{Column, Failure, Source, Table, Visit, cell::Cell};
+use super::{Column, Failure, MAX_COLUMNS, Source, Table, Visit, cell::Cell, distinct_names, too_wide};
 
 pub(super) struct ParquetFile {
     reader: SerializedFileReader<Source>,
@@ -54,8 +54,12 @@ impl ParquetFile {
     pub(super) fn open(source: Source) -> Result<Self, Failure> {
         let reader = SerializedFileReader::new(source).map_err(|error| damaged(&error))?;
         let fields = reader.metadata().file_metadata().schema().get_fields().to_vec();
-        let describe = |field: &TypePtr| Column { name: field.name().to_owned(), kind: kind(field).to_owned() };
-        let columns = fields.iter().map(describe).collect();
+        if fields.len() > MAX_COLUMNS {
+            return Err(too_wide());
+        }
+        let names = distinct_names(fields.iter().map(|field| field.name().to_owned()));
+        let describe = |(name, field): (String, &TypePtr)| Column { name, kind: kind(field).to_owned() };
+        let columns = names.into_iter().zip(&fields).map(describe).collect();
         Ok(Self { reader, fields, columns })
     }
 }
@@ -73,41 +77,40 @@ impl Table for ParquetFile {
         u64::try_from(self.reader.metadata().file_metadata().num_rows()).ok()
     }
 
-    fn scan(&mut self, wanted: &[usize], skip: u64, visit: &mut Visit<'_>) -> Result<(), Failure> {
+    fn scan(&mut self, wanted: &[usize], from: u64, visit: &mut Visit<'_>) -> Result<(), Failure> {
         let schema = self.reader.metadata().file_metadata().schema();
         // Each column once, in the order of the file.
         let mut read: Vec<usize> = wanted.to_vec();
         read.sort_unstable();
         read.dedup();
         let places: Vec<usize> = wanted.iter().map(|index| read.partition_point(|known| known < index)).collect();
-        let units: Vec<Option<Unit>> = read.iter().map(|index| Unit::of(&self.fields[*index])).collect();
-        let projection = Type::group_type_builder(schema.name())
-            .with_fields(read.iter().map(|index| self.fields[*index].clone()).collect())
-            .build()
-            .map_err(|error| damaged(&error))?;
+        let types: Vec<&TypePtr> = read.iter().map(|index| &self.fields[*index]).collect();
+        // Of two columns with one name only both together can be had.
+        let projection = if read.len() == self.fields.len() {
+            None
+        } else {
+            let fields = types.iter().map(|field| (*field).clone()).collect();
+            let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
+            Some(projection.map_err(|error| damaged(&error))?)
+        };
         let mut number = 0;
         for index in 0..self.reader.num_row_groups() {
             let group = self.reader.get_row_group(index).map_err(|error| damaged(&error))?;
             let rows = u64::try_from(group.metadata().num_rows()).unwrap_or(0);
-            if number + rows <= skip {
+            // Rows without a column are only counted.
+            if number + rows <= from || read.is_empty() {
                 number += rows;
                 continue;
             }
-            if read.is_empty() {
-                // Rows without a column are only counted.
-                number += rows;
-                continue;
-            }
-            for row in
-                RowIter::from_row_group(Some(projection.clone()), group.as_ref()).map_err(|error| damaged(&error))?
-            {
+            let rows = RowIter::from_row_group(projection.clone(), group.as_ref()).map_err(|error| damaged(&error))?;
+            for row in rows {
                 let row = row.map_err(|error| damaged(&error))?;
                 number += 1;
-                if number <= skip {
+                if number <= from {
                     continue;
                 }
                 let cells: Vec<Cell<'_>> =
-                    row.get_column_iter().zip(&units).map(|((_, field), unit)| cell(field, *unit)).collect();
+                    row.get_column_iter().zip(&types).map(|((_, field), of)| cell(field, Some(of))).collect();
                 let row: Vec<Cell<'_>> = places.iter().map(|place| cells[*place].clone()).collect();
                 if visit(number - 1, &row) == ControlFlow::Break(()) {
                     return Ok(());
@@ -125,6 +128,7 @@ enum Unit {
     Micros { utc: bool },
     Millis { utc: bool },
     NanosOfDay,
+    Uuid,
 }
 
 impl Unit {
@@ -141,14 +145,16 @@ impl Unit {
                     TimeUnit::MILLIS => Self::Millis { utc },
                 })
             }
+            LogicalType::Uuid => Some(Self::Uuid),
             LogicalType::Time(time) => matches!(time.unit, TimeUnit::NANOS).then_some(Self::NanosOfDay),
             _ => None,
         }
     }
 }
 
-/// A value of a column.
-fn cell(field: &Field, unit: Option<Unit>) -> Cell<'_> {
+/// A value of a type.
+fn cell<'f>(field: &'f Field, of: Option<&TypePtr>) -> Cell<'f> {
+    let unit = of.and_then(Unit::of);
     match (field, unit) {
         (Field::Null, _) => Cell::Null,
         (Field::Bool(value), _) => Cell::Bool(*value),
@@ -159,21 +165,19 @@ fn cell(field: &Field, unit: Option<Unit>) -> Cell<'_> {
         (Field::Long(value), Some(Unit::Nanos { utc })) => {
             Cell::Text(timestamp(value.div_euclid(1_000_000_000), value.rem_euclid(1_000_000_000), utc).into())
         }
-        (Field::Long(value), _) => Cell::Int(*value),
+        (Field::Long(value), _) => Cell::Int((*value).into()),
         (Field::UByte(value), _) => Cell::Int((*value).into()),
         (Field::UShort(value), _) => Cell::Int((*value).into()),
         (Field::UInt(value), _) => Cell::Int((*value).into()),
-        (Field::ULong(value), _) => match i64::try_from(*value) {
-            Ok(value) => Cell::Int(value),
-            Err(_) => Cell::Json((*value).into()),
-        },
+        (Field::ULong(value), _) => Cell::Int((*value).into()),
         (Field::Float16(value), _) => Cell::Float((*value).into()),
         // As it is written, not as the next double is.
         (Field::Float(value), _) => Cell::Float(value.to_string().parse().unwrap_or(f64::NAN)),
         (Field::Double(value), _) => Cell::Float(*value),
         (Field::Str(text), _) => Cell::Text(text.into()),
+        (Field::Bytes(bytes), Some(Unit::Uuid)) => Cell::Text(uuid(bytes.data()).into()),
         (Field::Bytes(bytes), _) => Cell::Text(BASE64_STANDARD.encode(bytes.data()).into()),
-        (Field::Decimal(_), _) => Cell::Text(field.to_string().into()),
+        (Field::Decimal(_), _) => Cell::Decimal(field.to_string()),
         (Field::Date(days), _) => {
             let date = DateTime::from_timestamp(i64::from(*days) * 86_400, 0);
             Cell::Text(date.map_or_else(|| days.to_string(), |date| date.date_naive().to_string()).into())
@@ -188,31 +192,44 @@ fn cell(field: &Field, unit: Option<Unit>) -> Cell<'_> {
             let utc = matches!(unit, Some(Unit::Micros { utc: true }));
             Cell::Text(timestamp(value.div_euclid(1_000_000), value.rem_euclid(1_000_000) * 1000, utc).into())
         }
-        (Field::Group(row), _) => Cell::Json(object(row)),
-        (Field::ListInternal(list), _) => Cell::Json(list.elements().iter().map(json).collect()),
+        (Field::Group(row), _) => {
+            let types = of.filter(|of| of.is_group()).map_or(&[][..], |of| of.get_fields());
+            let value =
+                |(index, (name, field)): (usize, (&String, &Field))| (name.clone(), json(field, types.get(index)));
+            Cell::Json(Value::Object(row.get_column_iter().enumerate().map(value).collect::<Map<_, _>>()))
+        }
+        (Field::ListInternal(list), _) => {
+            // A list is a group that repeats a group of one; of old also what repeats itself.
+            let repeated = of.filter(|of| of.is_group()).and_then(|of| of.get_fields().first());
+            let element =
+                repeated.filter(|of| of.is_group()).and_then(|of| of.get_fields().first()).or(repeated).or(of);
+            Cell::Json(list.elements().iter().map(|field| json(field, element)).collect())
+        }
         (Field::MapInternal(map), _) => {
+            let pair = of.filter(|of| of.is_group()).and_then(|of| of.get_fields().first()).filter(|of| of.is_group());
+            let types = pair.map_or(&[][..], |of| of.get_fields());
             let entry = |(key, value): &(Field, Field)| {
-                let key = json(key);
-                (key.as_str().map_or_else(|| key.to_string(), str::to_owned), json(value))
+                let key = json(key, types.first());
+                (key.as_str().map_or_else(|| key.to_string(), str::to_owned), json(value, types.get(1)))
             };
             Cell::Json(Value::Object(map.entries().iter().map(entry).collect()))
         }
     }
 }
 
-fn object(row: &Row) -> Value {
-    Value::Object(row.get_column_iter().map(|(name, field)| (name.clone(), json(field))).collect::<Map<_, _>>())
+fn json(field: &Field, of: Option<&TypePtr>) -> Value {
+    cell(field, of).to_value(usize::MAX, &mut false)
 }
 
-fn json(field: &Field) -> Value {
-    match cell(field, None) {
-        Cell::Null => Value::Null,
-        Cell::Bool(value) => value.into(),
-        Cell::Int(value) => value.into(),
-        Cell::Float(value) => Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number),
-        Cell::Text(text) => text.into(),
-        Cell::Json(value) => value,
+fn uuid(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        let _ = write!(text, "{byte:02x}");
     }
+    text
 }
 
 /// As ISO 8601 has it: with `Z` if it is meant so, without a zone if it is local.

@@ -168,8 +168,12 @@ pub(super) fn order(a: &str, b: &str) -> Ordering {
     if time(a).is_none() || time(b).is_none() {
         return a.cmp(b);
     }
-    let plain = |text: &str| text.replacen(' ', "T", 1).trim_end_matches('Z').to_owned();
-    plain(a).cmp(&plain(b))
+    day_and_time(a).cmp(&day_and_time(b))
+}
+
+/// The parts of a time, which is of ASCII.
+fn day_and_time(text: &str) -> (&str, &str) {
+    (&text[..10], text.get(11..).unwrap_or_default().trim_end_matches('Z'))
 }
 
 /// The order of two numbers of digits, however many; none if one is not written so.

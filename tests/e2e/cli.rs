@@ -163,7 +163,8 @@ fn without_a_file_every_backend_that_needs_no_configuration_runs() {
     let text = String::from_utf8(cli(&["check", "--config", file.path().to_str().unwrap()]).stdout).unwrap();
     assert!(text.starts_with("ok: 1 resource, "), "{text}");
     assert!(
-        text.contains("\nlinked, not configured: probe, apis.fetch")
+        text.contains("\nlinked, not configured: probe, apis.")
+            && text.contains(", apis.fetch,")
             && text.contains("\noff: ")
             && text.contains("web:fetch"),
         "{text}"

@@ -245,6 +245,8 @@ fn json_lines_are_read() {
     fs::write(root.path().join("events.jsonl"), lines).unwrap();
     let late = "{\"a\": 1}\n".repeat(12_000) + "{\"a\": 2, \"late\": 3}\n";
     fs::write(root.path().join("late.ndjson"), late).unwrap();
+    let once = "{\"a\": 1}\n".repeat(12_000) + "{\"a\": 0, \"once\": 1}\n" + &"{\"a\": 2}\n".repeat(20);
+    fs::write(root.path().join("once.jsonl"), once).unwrap();
     fs::write(root.path().join("none.jsonl"), "a\nb\n").unwrap();
     let server = server(root.path(), &json!({}));
     let read = |params: Value| call(&server, "read", &params).data().clone();
@@ -272,6 +274,15 @@ fn json_lines_are_read() {
     let rows = read(json!({ "path": "late.ndjson", "filter": filter }));
     assert!(rows["warnings"][0].as_str().unwrap().contains("`late` (line 12001)"), "{rows}");
     assert_eq!(read(json!({ "path": "late.ndjson", "columns": ["late"], "filter": filter }))["rows"], json!([[3]]));
+    // The last page need not have what an earlier one had.
+    let more = read(json!({ "path": "events.jsonl", "columns": ["more", "b"], "max_rows": 2 }));
+    let last = json!({ "path": "events.jsonl", "columns": ["more", "b"], "cursor": more["next_cursor"] });
+    assert_eq!(read(last)["rows"], json!([[null, 18_446_744_073_709_551_615_u64]]));
+    let filter = json!([{ "column": "a", "op": "!=", "value": 1 }]);
+    let part = read(json!({ "path": "once.jsonl", "columns": ["once"], "filter": filter, "max_rows": 1 }));
+    assert_eq!(part["rows"], json!([[1]]));
+    let rest = json!({ "path": "once.jsonl", "columns": ["once"], "filter": filter, "cursor": part["next_cursor"] });
+    assert_eq!(read(rest)["row_count"], 20);
     // A name that no row has is a mistake.
     for (params, parameter) in [
         (json!({ "path": "events.jsonl", "columns": ["mroe"] }), "columns"),

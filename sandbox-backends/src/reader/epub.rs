@@ -74,8 +74,9 @@ fn read_chapter(form: Form, xhtml: &str, entries: &[Entry]) -> Draft {
     }
     for (fragment, (level, title)) in entries {
         let own = bare(title);
-        // One that is a heading of the text is found there.
-        if headings.iter().any(|text| !text.is_empty() && (text.contains(&own) || own.contains(text.as_str()))) {
+        // One that is a heading of the text, perhaps with a number more or less, is found there.
+        let within = |part: &str, whole: &str| part.len() > 2 && whole.contains(part);
+        if headings.iter().any(|text| *text == own || within(text, &own) || within(&own, text)) {
             continue;
         }
         let target = fragment.as_deref().and_then(|id| targets.get(id).copied());

@@ -266,7 +266,8 @@ fn rows(table: &mut dyn Table, wanted: &RowsWanted, until: Instant) -> Result<Ro
         answer.values.push(cells.iter().map(|cell| cell.to_value(each, &mut answer.shortened)).collect());
         ControlFlow::Continue(())
     })?;
-    if let Some(name) = table.unknown().filter(|_| answer.next.is_none()) {
+    // Of one that was met before the place where reading began, nothing is known here.
+    if let Some(name) = table.unknown().filter(|_| wanted.from == 0 && answer.next.is_none()) {
         let is_shown = wanted.columns.as_ref().is_some_and(|columns| columns.contains(&name));
         column(table, if is_shown { "columns" } else { "filter" }, &name, false)?;
     }

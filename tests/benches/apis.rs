@@ -409,12 +409,12 @@ fn files(runtime: &Runtime, folder: &Path, rounds: usize) {
     let nothing = json!([{ "column": "amount", "op": "<", "value": 0 }]);
     let cases: [(&str, &str, &dyn Fn() -> usize, Value); 5] = [
         (
-            "matches of two phrases in 0.8 MB",
+            "matches of two phrases in 0.64 MB",
             "doc:search",
             &look,
             json!({ "document": "manual.md", "key_words": words }),
         ),
-        ("all rows of a CSV of 7 MB, one number parsed", "data:inspect", &csv, json!({ "path": "rows.csv" })),
+        ("all rows of a CSV of 7.6 MB, one number parsed", "data:inspect", &csv, json!({ "path": "rows.csv" })),
         ("the same", "data:read", &csv, json!({ "path": "rows.csv", "filter": nothing })),
         ("all rows of a Parquet of 200,000", "data:inspect", &parquet, json!({ "path": "rows.parquet" })),
         ("the same", "data:read", &parquet, json!({ "path": "rows.parquet", "filter": nothing })),

@@ -9,7 +9,7 @@ use rbook::Epub;
 use super::{
     html,
     inside::Draft,
-    marks::{Heading, without},
+    marks::{Heading, bare, without},
     wire::{Flaw, Form},
 };
 
@@ -62,9 +62,7 @@ pub(super) fn read(form: Form, bytes: &[u8]) -> Result<Draft, Flaw> {
 fn read_chapter(form: Form, xhtml: &str, entries: &[Entry]) -> Draft {
     let xhtml = without(xhtml.into());
     let page = Document::from(as_html(&xhtml).unwrap_or_else(|| xhtml.clone().into_owned()));
-    html::strip(&page);
-    let bare =
-        |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    html::clean(&page);
     let headings: Vec<String> =
         page.select("h1, h2, h3, h4, h5, h6").nodes().iter().map(|heading| bare(&heading.text())).collect();
     let with_ids = page.select("[id]");

@@ -67,7 +67,7 @@ pub(super) fn article(task: &Task, bytes: &[u8]) -> Draft {
 #[cfg(feature = "doc")]
 pub(super) fn whole(form: Form, html: &str) -> Draft {
     let page = Document::from(without(html.into()).as_ref());
-    strip(&page);
+    clean(&page);
     marked(form, &page)
 }
 
@@ -107,12 +107,17 @@ pub(super) fn marked(form: Form, page: &Document) -> Draft {
     Draft { title, ..Draft::from_marked(&write(form, page), &headings) }
 }
 
+/// Takes away what is not read, and what would be taken for our own.
+#[cfg(feature = "doc")]
+pub(super) fn clean(page: &Document) {
+    strip(page);
+    page.select("[data-section]").remove_attr(BEGINS);
+}
+
 /// Takes away what is not read.
-pub(super) fn strip(page: &Document) {
+fn strip(page: &Document) {
     page.select(INVISIBLE).remove();
     page.select(MENUS).remove();
-    #[cfg(feature = "doc")]
-    page.select("[data-section]").remove_attr(BEGINS);
 }
 
 #[cfg(feature = "web")]

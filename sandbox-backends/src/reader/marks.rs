@@ -94,3 +94,8 @@ impl Draft {
 pub(super) fn without(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.contains(is_mark) { text.replace(is_mark, "").into() } else { text }
 }
+
+/// The letters and digits of a text, by which titles are compared.
+pub(super) fn bare(text: &str) -> String {
+    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}

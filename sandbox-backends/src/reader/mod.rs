@@ -1,9 +1,9 @@
-//! Reads documents of strangers: pages of the web, PDF files and others become text.
+//! Reads documents and data files of strangers: pages of the web, PDF files and others become text, tables become rows.
 //!
 //! A parser that a stranger feeds may fall into a loop, fill the memory, overflow its stack or, should it hold a mistake,
 //! obey the stranger. So parsers run in processes of their own (`process.rs` on this side, `inside.rs` on theirs), which
-//! cannot open a file or a socket, have a limit of memory, and are killed when they take too long. A process reads one
-//! document at a time and lives on, so that a document costs no start of one.
+//! cannot open a file or a socket (of a table they are handed the open file), have a limit of memory, and are killed when
+//! they take too long. A process reads one document at a time and lives on, so that a document costs no start of one.
 
 mod confine;
 #[cfg(feature = "data")]

@@ -4,7 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use pdf_extract::{Dictionary, Document, Object, ObjectId};
 
-use super::{inside::Draft, marks::MAX_SECTIONS, pdf};
+use super::{
+    inside::Draft,
+    marks::{MAX_SECTIONS, bare},
+    pdf,
+};
 
 /// Bookmarks within bookmarks at most.
 const MAX_DEPTH: u8 = 32;
@@ -78,11 +82,6 @@ impl Page {
         }
         self.last
     }
-}
-
-/// The letters and digits of a text.
-fn bare(text: &str) -> String {
-    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 fn bookmarks(document: &Document) -> Vec<Bookmark> {

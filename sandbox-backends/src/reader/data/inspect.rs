@@ -114,7 +114,7 @@ impl Seen {
             cell => Kind::of(cell).unwrap_or(Kind::String),
         };
         self.kind = Some(self.kind.map_or(kind, |known| known.with(kind)));
-        let (mut hasher, mut cut) = (DefaultHasher::new(), false);
+        let mut hasher = DefaultHasher::new();
         match cell {
             Cell::Int(value) => {
                 self.integer(*value);
@@ -137,11 +137,11 @@ impl Seen {
                 self.text(text);
                 text.hash(&mut hasher);
             }
-            other => other.to_value(usize::MAX, &mut cut).to_string().hash(&mut hasher),
+            other => other.to_value(usize::MAX, &mut false).to_string().hash(&mut hasher),
         }
         let Some(distinct) = &mut self.distinct else { return };
         if distinct.insert(hasher.finish()) && self.samples.len() < samples {
-            self.samples.push(cell.to_value(MAX_TEXT, &mut cut));
+            self.samples.push(cell.to_value(MAX_TEXT, &mut false));
         }
         if distinct.len() > MAX_DISTINCT {
             self.distinct = None;

@@ -352,21 +352,12 @@ impl<'a> Body<'a> {
         let level = paragraph.list_level.or_else(|| self.styles.list_level(&paragraph.style)).unwrap_or(0);
         let sign = list.map(|list| self.numbering.next(list, level));
         if let Some(outline) = outline {
-            let label = match sign {
-                Some(Sign::Number(number)) => format!("{number}. "),
-                Some(Sign::Label(label)) => format!("{} ", escape(label.as_str())),
-                Some(Sign::Bullet) | None => String::new(),
-            };
-            self.heading(outline + 1, &format!("{label}{text}"));
+            let label = sign.filter(|sign| *sign != Sign::Bullet).map_or_else(String::new, |sign| sign.in_line());
+            self.heading(outline + 1, &format!("{}{text}", escape(label.as_str())));
         } else if self.table.depth > 0 {
             self.begin_cell();
-            let label = match sign {
-                Some(Sign::Number(number)) => format!("{number}. "),
-                Some(Sign::Label(label)) => format!("{} ", escape(label.as_str())),
-                Some(Sign::Bullet) => "- ".to_owned(),
-                None => String::new(),
-            };
-            let _ = write!(self.html, "{label}{text} ");
+            let label = sign.map_or_else(String::new, |sign| sign.in_line());
+            let _ = write!(self.html, "{}{text} ", escape(label.as_str()));
         } else if let (Some(list), Some(sign)) = (list, sign) {
             self.item(list, level, &sign, &text);
         } else {
@@ -427,9 +418,9 @@ impl<'a> Body<'a> {
             }
             self.lists.push((tag, list.to_owned()));
         }
-        let label = if let Sign::Label(label) = sign { format!("{} ", escape(label.as_str())) } else { String::new() };
+        let label = if matches!(sign, Sign::Label(_)) { sign.in_line() } else { String::new() };
         // Its end is that of the list, or the next item: a list within it belongs to it.
-        let _ = write!(self.html, "<li>{label}{text}");
+        let _ = write!(self.html, "<li>{}{text}", escape(label.as_str()));
     }
 
     /// Closes lists until so many are open.

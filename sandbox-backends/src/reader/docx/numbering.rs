@@ -45,6 +45,17 @@ pub(super) enum Sign {
     Label(String),
 }
 
+impl Sign {
+    /// As it stands in a line, with a space behind it.
+    pub(super) fn in_line(&self) -> String {
+        match self {
+            Self::Bullet => "- ".to_owned(),
+            Self::Number(number) => format!("{number}. "),
+            Self::Label(label) => format!("{label} "),
+        }
+    }
+}
+
 impl Numbering {
     pub(super) fn read(xml: &str) -> Self {
         let mut found = Self::default();
